@@ -1,0 +1,65 @@
+"""modal_magic: cells on N ranks, from a notebook.
+
+`%load_ext modal_magic` gives the magics, `modal_magic.Session` the same from Python. Importing this module loads none of
+torch, modal, IPython and ipywidgets.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from modal_magic._version import __version__
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from modal_magic.errors import GatewayLost as GatewayLost
+    from modal_magic.errors import ModalMagicError as ModalMagicError
+    from modal_magic.errors import RankFailed as RankFailed
+    from modal_magic.errors import RunInterrupted as RunInterrupted
+    from modal_magic.errors import SessionClosed as SessionClosed
+    from modal_magic.errors import SessionError as SessionError
+    from modal_magic.errors import UsageError as UsageError
+    from modal_magic.session import Run as Run
+    from modal_magic.session import Session as Session
+
+_ROOMS = {
+    "Run": "session",
+    "Session": "session",
+    **dict.fromkeys(
+        (
+            "GatewayLost",
+            "ModalMagicError",
+            "RankFailed",
+            "RunInterrupted",
+            "SessionClosed",
+            "SessionError",
+            "UsageError",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = ["__version__", "load_ipython_extension", "unload_ipython_extension", *_ROOMS]
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for, and only then (PEP 562)."""
+    if name in _ROOMS:
+        return getattr(importlib.import_module(f"modal_magic.{_ROOMS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """`%load_ext modal_magic`: register the magics, and prepare the first session in the background."""
+    from modal_magic.extension import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """`%unload_ext modal_magic`: let go of everything; sessions live on until their lease is over."""
+    from modal_magic.extension import unload
+
+    unload(shell)

@@ -1,0 +1,76 @@
+"""The exception tree: everything modal_magic raises on purpose.
+
+ModalMagicError
+├── UsageError            what was typed cannot be done; nothing was started, nothing was lost
+├── SessionError          a session cannot be started or reached
+│   ├── SessionClosed     it ended (stopped, lease over) while somebody still used it
+│   └── GatewayLost       its gateway no longer answers
+└── RunError              a run did not end well; `.run` is the run
+    ├── RankFailed        at least one rank raised or was lost
+    └── RunInterrupted    the run was interrupted
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modal_magic.view.model import RunView
+
+__all__ = [
+    "GatewayLost",
+    "ModalMagicError",
+    "RankFailed",
+    "RunError",
+    "RunInterrupted",
+    "SessionClosed",
+    "SessionError",
+    "UsageError",
+]
+
+
+class ModalMagicError(Exception):
+    """Root of the tree: `except ModalMagicError` catches all that modal_magic raises on purpose.
+
+    Shown in a notebook as its message alone: the frames of this package would tell the reader nothing.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        """The lines IPython shows in place of a traceback (the protocol of `IPython.core.interactiveshell`)."""
+        return [f"{type(self).__name__}: {self}"]
+
+
+class UsageError(ModalMagicError):
+    """What was typed cannot be done. One line says why and what to do; nothing was started and nothing was lost."""
+
+
+class SessionError(ModalMagicError):
+    """A session cannot be started or reached."""
+
+
+class SessionClosed(SessionError):
+    """The session ended while somebody still used it."""
+
+
+class GatewayLost(SessionError):
+    """The gateway of the session no longer answers."""
+
+
+class RunError(ModalMagicError):
+    """A run did not end well. `run` is the run as it was at its end; `rendered` holds the lines a notebook shows."""
+
+    def __init__(self, message: str, run: RunView, rendered: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.run = run
+        self.rendered = rendered
+
+    def _render_traceback_(self) -> list[str]:
+        return list(self.rendered) or super()._render_traceback_()
+
+
+class RankFailed(RunError):
+    """At least one rank raised or was lost. The text leads with the first true cause, its rank and its cell line."""
+
+
+class RunInterrupted(RunError):
+    """The run was interrupted, by the kernel's interrupt or by another client of the session."""

@@ -1,0 +1,72 @@
+"""`--framework none`: ranks with torchrun's environment and no process group."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from modal_magic.protocol import ErrorKind, Health
+from modal_magic.specs import WorkerSpec
+
+__all__ = ["Plain", "open_store", "prepare", "reseed_python"]
+
+
+def reseed_python() -> None:
+    """Seed the generators of Python and, where it is imported, numpy from the system's entropy."""
+    random.seed()
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(int.from_bytes(os.urandom(4), "little"))
+
+
+@dataclass(slots=True)
+class Plain:
+    """A rank without a process group: every `join` succeeds at once."""
+
+    spec: WorkerSpec
+    device: str = "cpu"
+
+    def reseed(self) -> None:
+        """See `Framework`."""
+        reseed_python()
+
+    def join(self, generation: int) -> None:
+        """See `Framework`."""
+
+    def supersede(self, generation: int) -> None:
+        """See `Framework`."""
+
+    def begin(self, run: str) -> None:
+        """See `Framework`."""
+
+    def health(self) -> Health:
+        """See `Framework`."""
+        return Health()
+
+    def namespace(self) -> dict[str, Any]:
+        """See `Framework`."""
+        return {"device": self.device}
+
+    def kind_of(self, error: BaseException) -> ErrorKind:
+        """See `Framework`."""
+        return "exception"
+
+    def sever(self) -> None:
+        """See `Framework`."""
+
+    def collective(self) -> tuple[str, int]:
+        """See `Framework`."""
+        return "", 0
+
+
+def prepare(spec: WorkerSpec) -> Plain:
+    """A worker's framework."""
+    return Plain(spec, spec.place.device)
+
+
+def open_store(host: str, session: str) -> contextlib.AbstractContextManager[None]:
+    """Nothing to meet at."""
+    return contextlib.nullcontext()

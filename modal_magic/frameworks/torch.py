@@ -1,0 +1,281 @@
+"""torch.distributed inside a rank: a process group that is there from the start and can be built anew at any time.
+
+The group's store listens in the gateway and is private to the session. Our wrapper of `init_process_group` gives every
+init a prefix of its own, and ranks first gather in a loop in Python (which an interrupt can leave) before torch's own
+rendezvous, so that nobody waits in C++ for a rank that does not come. Scripts that call `init_process_group` and
+`destroy_process_group` themselves, with MASTER_ADDR of their own or not, get the same.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
+from torch.nn.parallel import DistributedDataParallel
+
+from modal_magic.frameworks.base import Superseded
+from modal_magic.frameworks.plain import reseed_python
+from modal_magic.frameworks.sockets import SocketBook
+from modal_magic.protocol import ErrorKind, Health, Store
+from modal_magic.specs import WorkerSpec
+
+__all__ = ["TorchRank", "open_store", "prepare"]
+
+OURS = ""
+"""The owner of a process group that no script made."""
+GATHER = timedelta(milliseconds=50)
+"""How long one turn of the gathering loop waits in C++; an interrupt and a newer generation are seen between turns."""
+COMMUNICATION_ERRORS = (
+    "connection reset by peer",
+    "connection closed by peer",
+    "connection refused",
+    "broken pipe",
+    "socket closed",
+    "gloo/transport",
+    "nccl communicator was aborted",
+    "remote process exited",
+)
+"""What torch's RuntimeErrors say when it is another rank that is gone (gloo gives them no type of their own)."""
+
+
+@dataclass(slots=True)
+class Wrapped:
+    """A DistributedDataParallel object that a cell made, with the arguments to make it again in place."""
+
+    number: int
+    reference: weakref.ref[DistributedDataParallel]
+    arguments: dict[str, Any]
+
+
+@dataclass(slots=True)
+class TorchRank:
+    """The torch side of one rank."""
+
+    spec: WorkerSpec
+    device: str
+    original_init: Callable[..., None] = c10d.init_process_group
+    original_wrap: Callable[..., None] = DistributedDataParallel.__init__
+    original_new_group: Callable[..., Any] = c10d.new_group
+    generation: int = 0
+    wanted: int = 0
+    run: str = OURS
+    owner: str = OURS
+    inits: int = 0
+    severed: bool = False
+    wrapped: list[Wrapped] = field(default_factory=list)
+    wraps: int = 0
+    sockets: SocketBook = field(default_factory=SocketBook)
+
+    # -- the seam
+
+    def reseed(self) -> None:
+        """See `Framework`."""
+        reseed_python()
+        torch.seed()
+
+    def begin(self, run: str) -> None:
+        """See `Framework`."""
+        self.run, self.inits = run, 0
+
+    def namespace(self) -> dict[str, Any]:
+        """See `Framework`."""
+        return {"device": torch.device(self.device)}
+
+    def join(self, generation: int) -> None:
+        """See `Framework`."""
+        self.generation, self.run, self.inits = generation, OURS, 0
+        self.wanted = max(self.wanted, generation)
+        self._retire()
+        place = self.spec.place
+        self._init(None, int(place.environment["RANK"]), int(place.environment["WORLD_SIZE"]), {})
+        self.owner = OURS
+        self._rewrap()
+
+    def supersede(self, generation: int) -> None:
+        """See `Framework`."""
+        self.wanted = max(self.wanted, generation)
+
+    def health(self) -> Health:
+        """See `Framework`."""
+        if not dist.is_initialized():
+            return Health(grouped=False, severed=self.severed)
+        sequences = {}
+        for group, name in c10d._world.pg_names.items():
+            with contextlib.suppress(RuntimeError):  # a group that counts nothing has nothing to disagree about
+                sequences[name] = group._get_sequence_number_for_group()
+        return Health(True, sequences, self.severed)
+
+    def kind_of(self, error: BaseException) -> ErrorKind:
+        """See `Framework`."""
+        if isinstance(error, dist.DistNetworkError | dist.DistBackendError):
+            return "communication"
+        text = str(error).lower()
+        wanting = isinstance(error, RuntimeError) and any(word in text for word in COMMUNICATION_ERRORS)
+        return "communication" if wanting else "exception"
+
+    def sever(self) -> None:
+        """See `Framework`."""
+        self.severed = True
+        self.sockets.shut_down()
+
+    def collective(self) -> tuple[str, int]:
+        """See `Framework`."""
+        return "", sum(self.health().sequences.values())
+
+    # -- the wrapped calls
+
+    def install(self) -> None:
+        """Put our wrappers in the place of torch's functions, before any cell imports them."""
+        init, new_group, wrap = self._wrap_init(), self._wrap_new_group(), self._wrap_ddp()
+        for module in (dist, c10d):
+            setattr(module, "init_process_group", init)
+            setattr(module, "new_group", new_group)
+        DistributedDataParallel.__init__ = wrap  # type: ignore[method-assign,assignment]
+
+    def _wrap_init(self) -> Callable[..., None]:
+        @functools.wraps(self.original_init)
+        def init_process_group(
+            backend: str | None = None,
+            init_method: str | None = None,
+            timeout: timedelta | None = None,
+            world_size: int = -1,
+            rank: int = -1,
+            store: Any = None,
+            *arguments: Any,
+            **options: Any,
+        ) -> None:
+            if dist.is_initialized() and self.owner == self.run:
+                # The second init of one cell is torch's to refuse, in its own words.
+                return self.original_init(backend, init_method, timeout, world_size, rank, store, *arguments, **options)
+            if timeout is not None:
+                options["timeout"] = timeout
+            if arguments:
+                options |= dict(zip(("group_name", "pg_options", "device_id"), arguments, strict=False))
+            environment = self.spec.place.environment
+            rank = rank if rank >= 0 else int(os.environ.get("RANK", environment["RANK"]))
+            size = world_size if world_size > 0 else int(os.environ.get("WORLD_SIZE", environment["WORLD_SIZE"]))
+            if store is None:
+                self._init(backend, rank, size, options)
+            else:
+                self._retire()
+                with self.sockets.recording():
+                    self.original_init(backend, None, None, size, rank, store, **options)
+            self.owner = self.run
+            return None
+
+        return init_process_group
+
+    def _wrap_new_group(self) -> Callable[..., Any]:
+        @functools.wraps(self.original_new_group)
+        def new_group(*arguments: Any, **options: Any) -> Any:
+            with self.sockets.recording():
+                return self.original_new_group(*arguments, **options)
+
+        return new_group
+
+    def _wrap_ddp(self) -> Callable[..., None]:
+        @functools.wraps(self.original_wrap)
+        def wrap(this: DistributedDataParallel, module: torch.nn.Module, *arguments: Any, **options: Any) -> None:
+            self.original_wrap(this, module, *arguments, **options)
+            self.wraps += 1
+            if not arguments and options.get("process_group") is None:
+                self.wrapped.append(Wrapped(self.wraps, weakref.ref(this), options))
+
+        return wrap
+
+    # -- joining
+
+    def _init(self, backend: str | None, rank: int, size: int, options: dict[str, Any]) -> None:
+        """Gather, leave the old group, and form a new one under a prefix that no other init has had."""
+        assert self.spec.store is not None
+        self.inits += 1
+        store = self.spec.store
+        prefix = f"{store.prefix}/{self.generation}/{self.run}/{self.inits}/{size}"
+        keeper = dist.TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
+        shared = dist.PrefixStore(prefix, keeper)
+        self._gather(shared, size)
+        self._retire()
+        with self.sockets.recording():
+            self.original_init(
+                backend=backend or self._default_backend(), store=shared, rank=rank, world_size=size, **options
+            )
+        self.severed = False
+
+    def _gather(self, store: dist.Store, size: int) -> None:
+        """Wait for all ranks in Python: the last to come opens the door."""
+        if store.add("arrived", 1) >= size:
+            store.set("open", b"1")
+            return
+        generation = self.generation
+        while True:
+            try:
+                store.wait(["open"], GATHER)
+            except dist.DistStoreError:
+                if self.wanted > generation and self.run == OURS:
+                    raise Superseded from None
+            else:
+                return
+
+    def _retire(self) -> None:
+        """Leave the default group and all that were made of it, if there are any."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        self.sockets.forget()
+
+    def _default_backend(self) -> str:
+        return "cpu:gloo,cuda:nccl" if self.device.startswith("cuda") else "gloo"
+
+    def _rewrap(self) -> None:
+        """Have the DDP objects that every rank still holds use the new group, in the order in which they were made.
+
+        Each DDP constructor is collective, so ranks first agree on which: a rank that was started anew has none.
+        """
+        self.wrapped = [item for item in self.wrapped if item.reference() is not None]
+        everyone: list[list[int]] = [[] for _ in range(dist.get_world_size())]
+        if self.generation > 1:
+            dist.all_gather_object(everyone, [item.number for item in self.wrapped])
+        shared = set(everyone[0]).intersection(*everyone[1:])
+        for item in self.wrapped:
+            if item.number in shared and (ddp := item.reference()) is not None:
+                self.original_wrap(ddp, ddp.module, **item.arguments)
+
+
+def prepare(spec: WorkerSpec) -> TorchRank:
+    """A worker's framework: threads as the environment says, wrappers in place, the GPU chosen."""
+    torch.set_num_threads(int(spec.place.environment.get("OMP_NUM_THREADS", "1")))
+    rank = TorchRank(spec, spec.place.device)
+    if rank.device.startswith("cuda"):
+        torch.cuda.set_device(torch.device(rank.device))
+    rank.install()
+    return rank
+
+
+@contextlib.contextmanager
+def open_store(host: str, session: str) -> Iterator[Store]:
+    """A TCPStore on a free port of `host` alone, served by threads of this process."""
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as listener:
+        port = listener.getsockname()[1]
+        server = dist.TCPStore(
+            host,
+            port,
+            is_master=True,
+            wait_for_workers=False,
+            master_listen_fd=listener.detach(),
+            timeout=timedelta(minutes=30),
+        )
+        # A name that no other session has, also one that comes back under the same name.
+        yield Store(host, port, f"{session}-{time.time_ns():x}")
+        del server

@@ -1,0 +1,383 @@
+"""The gateway: performs the machine's effects, keeps the log, serves clients and nodes. One process, one loop."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+import shutil
+import signal
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+import zmq
+
+from modal_magic import protocol as p
+from modal_magic import state as s
+from modal_magic.link import Keys, allow_only, serve
+from modal_magic.lines import read_lines
+from modal_magic.log import EventLog
+from modal_magic.specs import GatewaySpec, GatewayUp
+from modal_magic.topology import Topology
+
+__all__ = ["run_gateway"]
+
+BATCH_BYTES = 1024 * 1024
+"""Records go to a client in batches of about this size, so that a small message never waits behind a large one."""
+
+
+@dataclass(slots=True)
+class Client:
+    """An attached client: what it has been sent, and when it was last heard."""
+
+    sent: int
+    heard: float
+    closing: bool = False
+
+
+@dataclass(slots=True)
+class Flow:
+    """How much output of a run clients have been sent, and how much was withheld, in bytes."""
+
+    limit: int | None
+    began: float
+    sent: int = 0
+    withheld: int = 0
+
+
+@dataclass(slots=True)
+class Timers:
+    """Named timers: each fires once, a later setting replaces an earlier one."""
+
+    due: dict[str, float] = field(default_factory=dict)
+    heap: list[tuple[float, str]] = field(default_factory=list)
+
+    def set(self, name: str, when: float | None) -> None:
+        """Have a timer fire at `when` (monotonic seconds), or not at all."""
+        if when is None:
+            self.due.pop(name, None)
+        else:
+            self.due[name] = when
+            heapq.heappush(self.heap, (when, name))
+
+    def fired(self, now: float) -> list[str]:
+        """The timers that have run out, oldest first; they are taken out."""
+        names = []
+        while self.heap and self.heap[0][0] <= now:
+            when, name = heapq.heappop(self.heap)
+            if self.due.get(name) == when:
+                del self.due[name]
+                names.append(name)
+        return names
+
+
+class Gateway:
+    """One session's truth and door. A class because sockets and a file must be closed."""
+
+    def __init__(self, spec: GatewaySpec, store: p.Store | None) -> None:
+        self.spec = spec
+        topology = Topology(spec.nodes, spec.ranks_per_node)
+        self.machine = s.Machine(
+            s.Plan(
+                topology,
+                grouped=store is not None,
+                accelerated=spec.accelerated,
+                i6pn=spec.i6pn,
+                environment=spec.environment,
+                store=store,
+                lease=spec.lease,
+            )
+        )
+        self.log = EventLog(Path(spec.folder) / "events.log")
+        self.began = time.monotonic()
+        self.timers = Timers()
+        self.clients: dict[bytes, Client] = {}
+        self.nodes: dict[bytes, tuple[int, float]] = {}
+        self.flows: dict[str, Flow] = {}
+        self.withheld: set[int] = set()
+        self.last_run: str | None = None
+        self.ended: str | None = None
+        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.authenticator = allow_only(self.context, {"clients": [spec.client_key], "nodes": [spec.node_key]})
+        keys = Keys(spec.public_key, spec.secret_key)
+        self.client_socket, self.client_port = serve(self.context, spec.host, keys, "clients")
+        self.node_socket, self.node_port = serve(self.context, spec.host, keys, "nodes")
+
+    # -- the loop
+
+    def serve(self) -> str:
+        """Serve until the machine says that the session is closed; returns why it is."""
+        poller = zmq.Poller()
+        poller.register(self.client_socket, zmq.POLLIN)
+        poller.register(self.node_socket, zmq.POLLIN)
+        next_beat = 0.0
+        self._handle(s.Attendance(0))
+        while self.ended is None:
+            now = time.monotonic()
+            if now >= next_beat:
+                next_beat = now + p.BEAT_SECONDS
+                self._beat(now)
+            for timer in self.timers.fired(now):
+                self._handle(s.Fired(timer))
+            wake = min([next_beat, *self.timers.due.values()])
+            ready = dict(poller.poll(max(0, (wake - time.monotonic()) * 1000)))
+            if self.node_socket in ready:
+                self._drain(self.node_socket, self._from_node)
+            if self.client_socket in ready:
+                self._drain(self.client_socket, self._from_client)
+            self._broadcast()
+        return self.ended
+
+    def close(self, reason: str) -> None:
+        """Say goodbye to every client and leave nothing behind."""
+        for identity in self.clients:
+            self._send(self.client_socket, identity, p.encode(p.Closed(reason)))
+        self.client_socket.close(linger=500)
+        self.node_socket.close(linger=500)
+        self.authenticator.stop()
+        self.context.term()
+        self.log.close()
+
+    def _drain(self, socket: zmq.Socket[bytes], take: Callable[[bytes, list[bytes]], None]) -> None:
+        for _ in range(200):
+            try:
+                identity, *frames = socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            with contextlib.suppress(msgspec.DecodeError):  # noise from a peer costs it the message, not the session
+                take(identity, frames)
+
+    def _send(self, socket: zmq.Socket[bytes], identity: bytes, *frames: bytes) -> bool:
+        try:
+            socket.send_multipart([identity, *frames], zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            return error.errno == zmq.EHOSTUNREACH
+        return True
+
+    # -- nodes
+
+    def _from_node(self, identity: bytes, frames: list[bytes]) -> None:
+        if len(frames) != 1:
+            return
+        report = p.decode_report(frames[0])
+        if isinstance(report, p.Joined):
+            if report.version != p.VERSION or not 0 <= report.node_rank < self.spec.nodes:
+                return
+            self.nodes[identity] = (report.node_rank, time.monotonic())
+            self._handle(s.NodeJoined(report.node_rank, report.address, report.port, report.accelerators, report.cores))
+        elif identity in self.nodes:
+            node_rank, _ = self.nodes[identity]
+            self.nodes[identity] = (node_rank, time.monotonic())
+            if isinstance(report, p.Happened):
+                for event in report.events:
+                    self._take(node_rank, event)
+            elif isinstance(report, p.Left):
+                del self.nodes[identity]
+                self._handle(s.NodeGone(node_rank, report.reason))
+
+    def _take(self, node_rank: int, event: p.NodeEvent) -> None:
+        rank = getattr(event, "rank", None)
+        if rank is not None and rank not in self.machine.plan.topology.ranks_of(node_rank):
+            return
+        if isinstance(event, p.Output):
+            self._record_output(event)
+            return
+        self._record(event)
+        if type(event) in s.RANK_EVENTS:
+            self._handle(event)  # type: ignore[arg-type]
+
+    # -- clients
+
+    def _from_client(self, identity: bytes, frames: list[bytes]) -> None:
+        if len(frames) != 1:
+            return
+        request = p.decode_request(frames[0])
+        now = time.monotonic()
+        if isinstance(request, p.Attach):
+            self._attach(identity, request, now)
+            return
+        client = self.clients.get(identity)
+        if client is None:  # one that was away for so long that it was forgotten
+            self._reply(identity, p.Refused("", "attach first"))
+            return
+        client.heard = now
+        match request:
+            case p.Run():
+                self.flows[request.task.run] = Flow(request.output_limit, now)
+                self._handle(s.Asked(identity, request))
+            case p.InterruptRun() | p.Restart() | p.Stop():
+                self._handle(s.Asked(identity, request))
+            case p.AskStatus():
+                self._reply(identity, self._status(request.request))
+            case p.AskLog():
+                run = request.run or self.last_run
+                lines, omitted = read_lines(self.log.events(), run, request.ranks, request.last)
+                self._reply(identity, p.LogText(request.request, lines, omitted))
+            case p.AskStack():
+                for node, (node_rank, _) in self.nodes.items():
+                    ranks = list(self.machine.plan.topology.ranks_of(node_rank))
+                    self._send(self.node_socket, node, p.encode(p.StackRanks(ranks, request.request)))
+            case p.Detach():
+                del self.clients[identity]
+                self._handle(s.Attendance(len(self.clients)))
+
+    def _attach(self, identity: bytes, request: p.Attach, now: float) -> None:
+        if request.version != p.VERSION:
+            reason = f"the session speaks protocol {p.VERSION}, this modal_magic {request.version}: restart the session"
+            self._reply(identity, p.Refused(request.client, reason))
+            return
+        self.clients[identity] = Client(max(0, min(request.since, self.log.newest)), now)
+        world_size = self.machine.plan.topology.world_size
+        self._reply(identity, p.Attached(p.VERSION, self.spec.session, world_size, self.log.newest))
+        self._handle(s.Attendance(len(self.clients)))
+
+    def _reply(self, identity: bytes, reply: p.Reply) -> None:
+        self._send(self.client_socket, identity, p.encode(reply))
+
+    def _status(self, request: str) -> p.Status:
+        machine, now = self.machine, time.monotonic()
+        run = machine.active.run if machine.active is not None else None
+        lease = self.timers.due.get("lease")
+        return p.Status(
+            request=request,
+            session=self.spec.session,
+            state=machine.state,
+            generation=machine.generation,
+            ranks=[
+                p.RankStatus(
+                    number,
+                    machine.plan.topology.node_of(number),
+                    rank.state,
+                    rank.pid,
+                    run if machine.active is not None and number in machine.active.pending else None,
+                    rank.device,
+                )
+                for number, rank in enumerate(machine.ranks)
+            ],
+            run=run,
+            queued=[queued.task.run for _, queued in machine.queue],
+            clients=len(self.clients),
+            uptime=now - self.began,
+            lease=self.spec.lease,
+            lease_left=None if lease is None else lease - now,
+        )
+
+    # -- the log
+
+    def _record(self, event: p.Event) -> None:
+        self.log.append(event, time.time())
+
+    def _record_output(self, event: p.Output) -> None:
+        flow = self.flows.get(event.run)
+        self._record(event)
+        if flow is None:
+            return
+        size = len(event.text)
+        if flow.limit is not None and flow.sent + size > flow.limit:
+            flow.withheld += size
+            self.withheld.add(self.log.newest)
+        else:
+            flow.sent += size
+
+    def _broadcast(self) -> None:
+        """Bring every client up to date; one that cannot take more is tried again at the next turn."""
+        newest = self.log.newest
+        batches: dict[int, tuple[int, bytes]] = {}
+        for identity, client in list(self.clients.items()):
+            while client.sent < newest:
+                if client.sent not in batches:
+                    records = self.log.since(client.sent, BATCH_BYTES)
+                    after = client.sent + len(records)
+                    kept = [
+                        record for number, record in enumerate(records, client.sent + 1) if number not in self.withheld
+                    ]
+                    batches[client.sent] = after, p.join(kept)
+                after, batch = batches[client.sent]
+                if not self._send(self.client_socket, identity, p.RECORDS, batch):
+                    break
+                client.sent = after
+
+    # -- effects
+
+    def _handle(self, stimulus: s.Stimulus) -> None:
+        queue = deque([stimulus])
+        while queue:
+            item = queue.popleft()
+            try:
+                effects = self.machine.handle(item)
+            except s.UnexpectedEvent as error:
+                # A rank that breaks the protocol is not to be trusted with another cell.
+                self._record(p.Notice(f"{error}; the rank is started anew"))
+                if isinstance(rank := getattr(item, "rank", None), int):
+                    node_rank = self.machine.plan.topology.node_of(rank)
+                    self._tell(node_rank, p.KillRanks([rank]))
+                continue
+            for effect in effects:
+                self._perform(effect)
+
+    def _perform(self, effect: s.Effect) -> None:
+        match effect:
+            case s.Log(event=event):
+                if isinstance(event, p.Submitted):
+                    self.last_run = event.run
+                    if event.run in self.flows:
+                        self.flows[event.run].began = time.monotonic()
+                elif isinstance(event, p.RunEnded) and event.run in self.flows:
+                    flow = self.flows[event.run]
+                    seconds = time.monotonic() - flow.began
+                    event = msgspec.structs.replace(event, seconds=seconds, withheld=flow.withheld)
+                self._record(event)
+            case s.Tell(node_rank=node_rank, order=order):
+                self._tell(node_rank, order)
+            case s.Answer(client=client, reply=reply):
+                self._broadcast()  # what happened before the answer comes before it
+                self._reply(client, reply)
+            case s.SetTimer(timer=timer, seconds=seconds):
+                self.timers.set(timer, None if seconds is None else time.monotonic() + seconds)
+            case s.End(reason=reason):
+                self._broadcast()
+                self.ended = reason
+
+    def _tell(self, node_rank: int, order: p.Order) -> None:
+        data = p.encode(order)
+        for identity, (number, _) in self.nodes.items():
+            if number == node_rank:
+                self._send(self.node_socket, identity, data)
+
+    def _beat(self, now: float) -> None:
+        beat = p.encode(p.Beat())
+        for identity, (node_rank, heard) in list(self.nodes.items()):
+            self._send(self.node_socket, identity, beat)
+            if now - heard > p.SILENCE_SECONDS and not self.node_socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+                del self.nodes[identity]
+                self._handle(s.NodeGone(node_rank, f"is on node {node_rank}, which stopped answering"))
+        gone = [identity for identity, client in self.clients.items() if now - client.heard > 2 * p.SILENCE_SECONDS]
+        for identity in gone:
+            del self.clients[identity]
+        if gone:
+            self._handle(s.Attendance(len(self.clients)))
+        for identity in self.clients:
+            self._send(self.client_socket, identity, beat)
+
+
+def run_gateway(spec: GatewaySpec, store: p.Store | None, announce: Callable[[GatewayUp], None]) -> None:
+    """Be the gateway of a session until it is closed, then remove the session's folder.
+
+    `store` says where the process groups' store listens (None: this session has no process group). `announce` is called
+    once, when clients and nodes can connect.
+    """
+    gateway = Gateway(spec, store)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(gateway, "ended", "its gateway was told to end"))
+    announce(GatewayUp(os.getpid(), gateway.client_port, gateway.node_port))
+    reason = "its gateway failed"
+    try:
+        reason = gateway.serve()
+    finally:
+        gateway.close(reason)
+        shutil.rmtree(spec.folder, ignore_errors=True)

@@ -1,0 +1,93 @@
+"""From chunks of text to whole lines, each of one rank; the reading of a log by lines."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable
+
+from modal_magic.protocol import Event, Output, Stream, Submitted
+
+__all__ = ["LINE_CHARACTERS", "LineAssembler", "read_lines"]
+
+LINE_CHARACTERS = 1_000_000
+"""A line longer than this is handed on in pieces: no notebook shows it, and nobody must hold it in memory."""
+REPLY_CHARACTERS = 8_000_000
+
+
+def _visible(line: str) -> str:
+    """What a terminal would show of a line in which `\\r` went back to its start (progress bars do)."""
+    line = line.removesuffix("\r")
+    return line[line.rfind("\r") + 1 :]
+
+
+class LineAssembler:
+    """Collects chunks and hands out whole lines, so that two ranks never share one."""
+
+    def __init__(self) -> None:
+        self._rest: dict[tuple[int, Stream], str] = {}
+
+    def feed(self, rank: int, stream: Stream, text: str) -> list[str]:
+        """The lines that this chunk completes, without their line ends."""
+        key = rank, stream
+        rest = self._rest.pop(key, "")
+        if "\n" not in text:
+            rest = self._shorten(rest + text)
+            if len(rest) <= LINE_CHARACTERS:
+                self._rest[key] = rest
+                return []
+            return [rest]
+        *lines, rest = (rest + text).split("\n")
+        if rest:
+            self._rest[key] = self._shorten(rest)
+        return [_visible(line) for line in lines] if "\r" in text or lines[0].find("\r") >= 0 else lines
+
+    def _shorten(self, rest: str) -> str:
+        # Of a progress bar only the newest state counts; keep the last `\r`, it may be half of a `\r\n`.
+        start = rest.rfind("\r", 0, -1)
+        return rest[start + 1 :] if start >= 0 else rest
+
+    def flush(self) -> list[tuple[int, Stream, str]]:
+        """The unfinished lines, as they are; afterwards there are none."""
+        rest = [(rank, stream, _visible(text)) for (rank, stream), text in self._rest.items()]
+        self._rest.clear()
+        return [(rank, stream, text) for rank, stream, text in rest if text]
+
+
+def read_lines(
+    events: Iterable[Event], run: str | None, ranks: Collection[int] | None, last: int | None
+) -> tuple[list[tuple[int, Stream, str]], int]:
+    """The lines that ranks wrote in a run (None: in any), in order, and how many older ones were left out.
+
+    At most the `last` lines of each rank, and about 8 MB in all, the newest.
+    """
+    assembler = LineAssembler()
+    kept: deque[tuple[int, Stream, str]] = deque()
+    size = omitted = 0
+
+    def keep(rank: int, stream: Stream, line: str) -> None:
+        nonlocal size, omitted
+        kept.append((rank, stream, line))
+        size += len(line) + 1
+        while size > REPLY_CHARACTERS and len(kept) > 1:
+            size -= len(kept.popleft()[2]) + 1
+            omitted += 1
+
+    for event in events:
+        if isinstance(event, Output):
+            if (run is None or event.run == run) and (ranks is None or event.rank in ranks):
+                for line in assembler.feed(event.rank, event.stream, event.text):
+                    keep(event.rank, event.stream, line)
+        elif isinstance(event, Submitted) and run is None:
+            for rest in assembler.flush():
+                keep(*rest)
+    for rest in assembler.flush():
+        keep(*rest)
+    if last is None:
+        return list(kept), omitted
+    chosen: list[tuple[int, Stream, str]] = []
+    taken: dict[int, int] = {}
+    for line in reversed(kept):
+        if taken.get(line[0], 0) < last:
+            taken[line[0]] = taken.get(line[0], 0) + 1
+            chosen.append(line)
+    return chosen[::-1], omitted + len(kept) - len(chosen)

@@ -1,0 +1,272 @@
+"""Links between processes: CURVE sockets with their allow-lists, and the loop thread that a kernel's links share."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from modal_magic import protocol as p
+
+__all__ = ["Keys", "Link", "Loop", "allow_only", "connect", "endpoint", "make_keys", "serve"]
+
+BACKLOG = 1000
+"""How many frames a socket queues before it pushes back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A CURVE key pair, Z85 (40 characters each). The secret half is never printed."""
+
+    public: str
+    secret: str = field(repr=False)
+
+
+def make_keys() -> Keys:
+    """A fresh key pair (CurveZMQ, RFC 26)."""
+    public, secret = zmq.curve_keypair()
+    return Keys(public.decode(), secret.decode())
+
+
+def endpoint(host: str, port: int | str) -> str:
+    """`tcp://host:port`, with brackets round an IPv6 address."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def _prepare(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.IPV6, 1)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, BACKLOG)
+    socket.setsockopt(zmq.RCVHWM, BACKLOG)
+    socket.setsockopt(zmq.MAXMSGSIZE, p.MESSAGE_BYTES)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+
+
+def serve(context: zmq.Context[zmq.Socket[bytes]], host: str, keys: Keys, domain: str) -> tuple[zmq.Socket[bytes], int]:
+    """A ROUTER bound to a free port of `host`, which admits only what the domain's allow-list names. And the port.
+
+    It tells when a peer cannot take more (ROUTER_MANDATORY), so that nothing is dropped in silence, and lets a peer that
+    comes back under its identity replace its dead connection (ROUTER_HANDOVER).
+    """
+    socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
+    _prepare(socket)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    socket.curve_server = True
+    socket.curve_secretkey = keys.secret.encode()
+    socket.curve_publickey = keys.public.encode()
+    socket.zap_domain = domain.encode()
+    return socket, socket.bind_to_random_port(endpoint(host, "*").rsplit(":", 1)[0])
+
+
+def connect(
+    context: zmq.Context[zmq.Socket[bytes]],
+    host: str,
+    port: int,
+    server: str,
+    keys: Keys,
+    identity: bytes,
+    patient: bool,
+) -> zmq.Socket[bytes]:
+    """A DEALER connected to a ROUTER of `serve`, whose public key is `server`.
+
+    A patient one queues without limit while the other end is away (what a person asked for); the other pushes back.
+    """
+    socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
+    _prepare(socket)
+    socket.setsockopt(zmq.IDENTITY, identity)
+    socket.setsockopt(zmq.SNDHWM, 0 if patient else BACKLOG)
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+    socket.curve_serverkey = server.encode()
+    socket.curve_publickey = keys.public.encode()
+    socket.curve_secretkey = keys.secret.encode()
+    socket.connect(endpoint(host, port))
+    return socket
+
+
+class _AllowList:
+    """Answers ZAP's question whether a key is known (pyzmq's credentials provider)."""
+
+    def __init__(self, keys: Collection[str]) -> None:
+        self._keys = {key.encode() for key in keys}
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return key in self._keys
+
+
+def allow_only(context: zmq.Context[zmq.Socket[bytes]], domains: dict[str, Collection[str]]) -> ThreadAuthenticator:
+    """Start the ZAP handler: in each domain only these public keys may connect. Without one CURVE admits any key.
+
+    Stop it before the context is ended.
+    """
+    authenticator = ThreadAuthenticator(context)
+    authenticator.start()
+    for domain, keys in domains.items():
+        authenticator.configure_curve_callback(domain, credentials_provider=_AllowList(keys))
+    return authenticator
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One client's end of a link. `on_frames` and `on_silence` are called in the loop's thread.
+
+    `silent` is true from the moment the other end has said nothing for `SILENCE_SECONDS` until it speaks again.
+    """
+
+    socket: zmq.Socket[bytes]
+    on_frames: Callable[[list[bytes]], None]
+    on_silence: Callable[[bool], None]
+    heard: float = field(default_factory=time.monotonic)
+    silent: bool = False
+
+
+class Loop:
+    """The one thread of a kernel that does all its input and output; sockets live and die in it.
+
+    A class because a thread and a context must be ended. It starts at the first link and works where kernels do:
+    sockets of TCP and of this process alone.
+    """
+
+    def __init__(self) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._links: set[Link] = set()
+        self._poller = zmq.Poller()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._waker: zmq.Socket[bytes] | None = None
+        self._owner = os.getpid()
+        self._ending = False
+
+    def open(
+        self,
+        host: str,
+        port: int,
+        server: str,
+        keys: Keys,
+        identity: bytes,
+        on_frames: Callable[[list[bytes]], None],
+        on_silence: Callable[[bool], None],
+    ) -> Link:
+        """Connect to a gateway. Returns at once; that nobody answers shows as silence."""
+        with self._lock:
+            context = self._context or self._start()
+        link = Link(connect(context, host, port, server, keys, identity, patient=True), on_frames, on_silence)
+
+        def job() -> None:
+            self._links.add(link)
+            self._poller.register(link.socket, zmq.POLLIN)
+
+        self._submit(job)
+        return link
+
+    def send(self, link: Link, message: p.Message) -> None:
+        """Send a message. It waits in the socket's queue while the other end is away."""
+        data = p.encode(message)
+
+        def job() -> None:
+            if link in self._links:
+                link.socket.send(data, zmq.DONTWAIT)
+
+        self._submit(job)
+
+    def shut(self, link: Link, last: p.Message | None = None) -> None:
+        """Close a link, after a last word."""
+        data = p.encode(last) if last is not None else None
+
+        def job() -> None:
+            if link in self._links:
+                self._links.discard(link)
+                self._poller.unregister(link.socket)
+                if data is not None:
+                    link.socket.send(data, zmq.DONTWAIT)
+                link.socket.close(linger=200 if data is not None else 0)
+
+        self._submit(job)
+
+    def close(self) -> None:
+        """End the thread and every link. Safe to call twice, and in a process forked off the kernel (then it does nothing)."""
+        if self._thread is None or os.getpid() != self._owner:
+            return
+
+        def job() -> None:
+            self._ending = True
+
+        self._submit(job)
+        self._thread.join(5)
+        with self._lock:
+            assert self._waker is not None and self._context is not None
+            self._waker.close()
+            self._context.destroy(linger=200)
+            self._thread = self._waker = self._context = None
+            self._jobs.clear()
+
+    def _submit(self, job: Callable[[], None]) -> None:
+        with self._lock:
+            if self._waker is not None:
+                self._jobs.append(job)
+                self._waker.send(b"")
+
+    def _start(self) -> zmq.Context[zmq.Socket[bytes]]:
+        self._ending = False
+        self._context = context = zmq.Context()
+        self._waker = context.socket(zmq.PAIR)
+        self._waker.bind("inproc://jobs")
+        bell: zmq.Socket[bytes] = context.socket(zmq.PAIR)
+        bell.connect("inproc://jobs")
+        self._thread = threading.Thread(target=self._serve, args=(bell,), name="modal_magic links", daemon=True)
+        self._thread.start()
+        return context
+
+    def _serve(self, bell: zmq.Socket[bytes]) -> None:
+        self._poller.register(bell, zmq.POLLIN)
+        beat = p.encode(p.Beat())
+        next_beat = 0.0
+        while not self._ending:
+            now = time.monotonic()
+            if now >= next_beat:
+                next_beat = now + p.BEAT_SECONDS
+                self._beat(beat, now)
+            ready = dict(self._poller.poll(max(1.0, (next_beat - time.monotonic()) * 1000)))
+            if ready.pop(bell, None):
+                bell.recv()
+                self._jobs.popleft()()
+            for link in [link for link in self._links if link.socket in ready]:
+                self._receive(link)
+        for link in list(self._links):
+            self._poller.unregister(link.socket)
+            link.socket.close()
+        self._links.clear()
+        self._poller.unregister(bell)
+        bell.close()
+
+    def _receive(self, link: Link) -> None:
+        link.heard = time.monotonic()
+        if link.silent:
+            link.silent = False
+            link.on_silence(False)
+        for _ in range(100):
+            try:
+                frames = link.socket.recv_multipart(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            link.on_frames(frames)
+            if link not in self._links:
+                return
+
+    def _beat(self, beat: bytes, now: float) -> None:
+        for link in list(self._links):
+            if not link.silent:
+                link.socket.send(beat, zmq.DONTWAIT)
+            # Only silence with nothing left to read is silence: a busy kernel may itself have been late.
+            late = now - link.heard > p.SILENCE_SECONDS and not link.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN
+            if late and not link.silent:
+                link.silent = True
+                link.on_silence(True)

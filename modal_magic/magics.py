@@ -1,0 +1,266 @@
+"""The magics: text in, calls out. What they do is in `session`, what they show in `view`."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from modal_magic import config, registry
+from modal_magic.errors import GatewayLost, ModalMagicError, SessionError, UsageError
+from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Option, argument_specs, differences, parse_line, resolve
+from modal_magic.ranges import name_ranks, parse_ranks
+from modal_magic.session import CELL_BYTES, Resources, Session, choose_backend
+from modal_magic.view.console import follow
+from modal_magic.view.status import status_lines
+from modal_magic.view.text import TextView
+
+__all__ = ["ModalMagics"]
+
+SHAPE = frozenset(option.name for option in OPTIONS if option.scope == "shape")
+
+
+def options_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Document a magic's options for `?` and Tab from the one table."""
+
+    def decorate(method: Callable[..., Any]) -> Callable[..., Any]:
+        table: tuple[Option, ...] = TABLES[name]
+        for flags, keywords in reversed(argument_specs(table)):
+            method = argument(*flags, **keywords)(method)
+        decorated: Callable[..., Any] = magic_arguments()(method)
+        return decorated
+
+    return decorate
+
+
+@magics_class
+class ModalMagics(Magics):  # type: ignore[misc]
+    """`%%modal_distributed` and the magics round it, for one kernel."""
+
+    def __init__(self, shell: InteractiveShell, resources: Resources | None = None) -> None:
+        super().__init__(shell)
+        self.resources = resources or Resources()
+        self.sessions: dict[str, Session] = {}
+        self.current: str | None = None
+
+    # -- the magics
+
+    @line_cell_magic
+    @options_of("modal_distributed")
+    def modal_distributed(self, line: str, cell: str | None = None) -> None:
+        """Run a cell on the ranks of a session, and start the session if need be.
+
+        As a line magic it only starts or changes the session. A cell without shape options goes to the current one.
+        """
+        given = parse_line(line, TABLES["modal_distributed"])
+        options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given)
+        if cell is not None:
+            check_cell(self.shell, cell)
+        session = self.get_session(given)
+        if cell is None:
+            self.say(f"{session.name}: {session.world_size} ranks, {session.state}")
+            return
+        ranks = self.chosen(options.ranks, session)
+        show = None if options.show in (None, "all") else self.chosen(options.show, session)
+        run = session.run(
+            cell,
+            ranks=ranks,
+            output_limit=options.output_limit,
+            cell=self.shell.execution_count,
+            first_line=2,
+        )
+        view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
+        follow(run, view, paced=in_jupyter(self.shell), limited=options.output_limit is not None)
+        self.tell_notices(session)
+        codes: dict[int, list[int]] = {}
+        for rank in run.ranks.values():
+            if rank.exit_code is not None:
+                codes.setdefault(rank.exit_code, []).append(rank.rank)
+        for code, numbers in codes.items():
+            self.say(f"[{name_ranks(numbers)}] sys.exit ended the cell with code {code}")
+        run.check()
+
+    @line_magic
+    @options_of("modal_status")
+    def modal_status(self, line: str) -> None:
+        """Show a session, or all that this user has on this machine."""
+        given = parse_line(line, TABLES["modal_status"])
+        names = [str(given["session"])] if "session" in given else registry.names()
+        if not names:
+            self.say("no session is running: %%modal_distributed starts one")
+        for name in names:
+            try:
+                session = self.find(name)
+                self.say("\n".join(status_lines(session.status(), str(session.shape))))
+            except SessionError as error:
+                if "session" in given:
+                    raise
+                self.say(f"{name}: {error}")
+
+    @line_magic
+    @options_of("modal_logs")
+    def modal_logs(self, line: str) -> None:
+        """Show what ranks wrote in the last run, also what was past `--output-limit`."""
+        given = parse_line(line, TABLES["modal_logs"])
+        session = self.existing(given)
+        ranks = self.chosen(given.get("rank"), session)
+        last = given.get("last")
+        lines = session.logs(ranks, int(last) if isinstance(last, int) else None)
+        for rank, stream, text in lines:
+            print(f"[rank {rank}] {text}", file=sys.stdout if stream == "stdout" else sys.stderr)
+        if not lines:
+            self.say("the last run wrote nothing")
+
+    @line_magic
+    @options_of("modal_restart")
+    def modal_restart(self, line: str) -> None:
+        """Start all ranks of a session anew, without variables."""
+        session = self.existing(parse_line(line, TABLES["modal_restart"]))
+        session.restart()
+        self.say(f"{session.name}: {session.world_size} fresh ranks, {session.state}")
+
+    @line_magic
+    @options_of("modal_stop")
+    def modal_stop(self, line: str) -> None:
+        """End a session, or all of them. Variables of the ranks are gone then."""
+        given = parse_line(line, TABLES["modal_stop"], POSITIONALS["modal_stop"])
+        if given.get("all") and "session" in given:
+            raise UsageError("--all stops every session: leave the name out, or leave --all out")
+        names = registry.names() if given.get("all") else [self.existing(given).name]
+        for name in names:
+            try:
+                self.find(name).stop()
+            except GatewayLost as error:
+                self.say(str(error))
+                continue
+            finally:
+                self.forget(name)
+            self.say(f"{name} is stopped")
+        if not names:
+            self.say("no session is running")
+
+    # -- sessions
+
+    def get_session(self, given: Mapping[str, object]) -> Session:
+        """The session that a line means: an existing one of the right shape, or a new one."""
+        name = given.get("session") or self.current
+        session = None
+        if isinstance(name, str) and (name in self.sessions or name in registry.names()):
+            try:
+                session = self.find(name)
+            except GatewayLost as error:
+                self.forget(name)
+                self.say(f"{error}; a new one is started")
+        if session is None:
+            return self.start(given, given.get("session"))
+        wrong = differences(given, session.shape)
+        if not wrong:
+            if given.get("restart"):
+                session.restart()
+            self.current = session.name
+            return session
+        if not given.get("restart"):
+            asked = resolve({"replicas": session.shape.replicas}, {key: given[key] for key in SHAPE & given.keys()})
+            raise UsageError(
+                f"session {session.name!r} has the shape {session.shape}, and the line asks for {asked.shape()}: add "
+                "--restart to replace it (its variables are lost), or --session NAME to start another beside it"
+            )
+        name = session.name
+        session.stop()
+        self.forget(name)
+        return self.start(given, name)
+
+    def start(self, given: Mapping[str, object], name: object) -> Session:
+        """A new session, which becomes the current one."""
+        options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given, {"session": name})
+        if options.backend == "auto" and choose_backend("auto") == "local":
+            self.say(
+                "No Modal token is configured, so the ranks run on this machine. `modal token new` changes that; "
+                "--backend local says that it is meant."
+            )
+        session = Session.start(self.resources, options)
+        self.sessions[session.name] = session
+        self.current = session.name
+        self.resources.prepare(session.backend_name)
+        return session
+
+    def find(self, name: str) -> Session:
+        """The session of this name, attached to if this kernel is not yet."""
+        session = self.sessions.get(name)
+        if session is None or session.closed:
+            self.sessions.pop(name, None)
+            session = self.sessions[name] = Session.attach(name, self.resources)
+        return session
+
+    def existing(self, given: Mapping[str, object]) -> Session:
+        """The session that a line names, or the current one. Raises UsageError where there is none."""
+        name = given.get("session") or self.current
+        if not isinstance(name, str):
+            known = registry.names()
+            advice = f"--session names one of {', '.join(known)}" if known else "%%modal_distributed starts one"
+            raise UsageError(f"this notebook has no session: {advice}")
+        return self.find(name)
+
+    def forget(self, name: str) -> None:
+        """A session is gone."""
+        self.sessions.pop(name, None)
+        if self.current == name:
+            self.current = None
+
+    def chosen(self, ranks: object, session: Session) -> list[int] | None:
+        """The ranks that an option names, checked against the session."""
+        if not isinstance(ranks, tuple):
+            return None
+        try:
+            return list(parse_ranks(",".join(map(str, ranks)), session.world_size))
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+
+    # -- words
+
+    def say(self, text: str) -> None:
+        """A sentence of ours in the cell's output."""
+        print(text, flush=True)
+
+    def tell_notices(self, session: Session) -> None:
+        """Pass on what the session has to say."""
+        while not session.notices.empty():
+            self.say(session.notices.get())
+
+    def close(self) -> None:
+        """Let go of all sessions, which live on until their lease is over, and leave no thread or process."""
+        for session in self.sessions.values():
+            with contextlib.suppress(ModalMagicError):
+                session.detach()
+        self.sessions.clear()
+        self.resources.close()
+
+
+def in_jupyter(shell: InteractiveShell) -> bool:
+    """Whether output goes through a Jupyter server, which drops what comes too fast."""
+    return hasattr(shell, "kernel")
+
+
+def check_cell(shell: InteractiveShell, cell: str) -> None:
+    """Refuse a cell that cannot be run, before anything is started or sent.
+
+    Raises UsageError, or SyntaxError with the lines of the notebook's gutter (the magic line is line 1).
+    """
+    if not cell.strip():
+        raise UsageError("the cell is empty: write the code for the ranks below the magic line")
+    if len(cell) > CELL_BYTES:
+        raise UsageError(
+            f"the cell has {len(cell) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a file "
+            "and have the ranks read it"
+        )
+    source = shell.transform_cell(cell)
+    name = f"Cell In[{shell.execution_count}]"
+    compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)

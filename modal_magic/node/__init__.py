@@ -1,0 +1,1 @@
+"""What runs beside the ranks: zygote, agent, worker. Nothing here is imported by a kernel."""

@@ -1,0 +1,402 @@
+"""The agent: starts and watches the workers of a node, reads what they write, and is their only way to the gateway.
+
+One thread. It has its workers forked by the zygote and never forks. Output comes through pipes, so a crash loses nothing
+that was written before it, and C code and subprocesses are heard too; what a worker wrote before it said a thing is sent
+before that thing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import msgspec
+import zmq
+
+from modal_magic import protocol as p
+from modal_magic.framing import frame
+from modal_magic.link import Keys, connect
+from modal_magic.node.channel import Channel
+from modal_magic.node.pipes import OutputPipe, open_pipe
+from modal_magic.specs import (
+    AgentSpec,
+    End,
+    Exited,
+    Fork,
+    Forked,
+    GatewayGone,
+    WorkerSpec,
+    decode_zygote_to_agent,
+)
+
+__all__ = ["run_agent"]
+
+LEAVE_SECONDS = 1.5
+"""How long a rank has to leave a run that it was told to leave, before it is killed."""
+EXIT_SECONDS = 2.0
+"""How long a worker has to end when the session does."""
+DEAD_MAN_SECONDS = 15.0
+"""An agent that hears nothing from its gateway for so long ends its node: nobody could stop it any more."""
+
+
+@dataclass(eq=False, slots=True)
+class Worker:
+    """A rank's process as its agent knows it."""
+
+    rank: int
+    channel: Channel
+    lifeline: socket.socket
+    pipes: tuple[OutputPipe, OutputPipe]
+    pid: int = 0
+    run: str = ""
+    owes: bool = False
+    kill_at: float | None = None
+    verdict: str = ""
+
+
+@dataclass(slots=True)
+class Agent:
+    """The agent of one node. A class because sockets must be closed."""
+
+    spec: AgentSpec
+    zygote: Channel | None
+    gateway: zmq.Socket[bytes]
+    workers: dict[int, Worker] = field(default_factory=dict)
+    readers: dict[int, Callable[[], None]] = field(default_factory=dict)
+    pending: list[bytes] = field(default_factory=list)
+    port_holder: socket.socket | None = None
+    heard: float = field(default_factory=time.monotonic)
+    leaving: str | None = None
+    leave_by: float = 0.0
+    gone: bool = False
+
+    # -- the loop
+
+    def serve(self) -> None:
+        """Serve until the session ends, the gateway is gone, or nothing has been heard of it for too long."""
+        assert self.zygote is not None
+        self.readers[self.zygote.socket.fileno()] = self.from_zygote
+        self.tell_gateway(self.joined())
+        next_beat = 0.0
+        while not self.gone:
+            now = time.monotonic()
+            if now >= next_beat:
+                next_beat = now + p.BEAT_SECONDS
+                self.tell_gateway(p.Beat())
+            self.look_at_the_clock(now)
+            self.turn(max(0.0, min([next_beat, *self.deadlines()]) - time.monotonic()))
+            self.flush()
+        self.gateway.close(linger=500)
+
+    def turn(self, patience: float) -> None:
+        """Wait for something to read and read it. Output is left in its pipe while the gateway is behind."""
+        poller = zmq.Poller()
+        poller.register(self.gateway, zmq.POLLIN)
+        writable = self.gateway.getsockopt(zmq.EVENTS) & zmq.POLLOUT
+        for descriptor in self.readers:
+            poller.register(descriptor, zmq.POLLIN)
+        if writable:
+            for worker in self.workers.values():
+                for pipe in worker.pipes:
+                    if not pipe.ended:
+                        poller.register(pipe.descriptor, zmq.POLLIN)
+        else:
+            patience = min(patience, 0.005)
+        ready = dict(poller.poll(patience * 1000))
+        if self.gateway in ready:
+            self.from_gateway()
+        for descriptor in [descriptor for descriptor in self.readers if descriptor in ready]:
+            if descriptor in self.readers:
+                self.readers[descriptor]()
+        if writable:
+            for worker in list(self.workers.values()):
+                self.read_output(worker, ready)
+
+    def deadlines(self) -> list[float]:
+        """When something is due that no message will announce."""
+        due = [worker.kill_at for worker in self.workers.values() if worker.kill_at is not None]
+        due += [pipe.flush_at for worker in self.workers.values() for pipe in worker.pipes if pipe.flush_at is not None]
+        return [*due, self.leave_by] if self.leaving is not None else due
+
+    def look_at_the_clock(self, now: float) -> None:
+        """Kill those that did not leave in time; end a node that nobody speaks to; end workers that are late to end."""
+        for worker in self.workers.values():
+            if worker.kill_at is not None and now >= worker.kill_at:
+                worker.kill_at = None
+                worker.verdict = f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
+                self.kill(worker)
+            for pipe in worker.pipes:
+                if pipe.flush_at is not None and now >= pipe.flush_at:
+                    self.emit_output(worker, pipe.take(now), pipe.stream)
+        if self.leaving is not None and now >= self.leave_by:
+            self.leave_by = now + EXIT_SECONDS
+            for worker in self.workers.values():
+                self.kill(worker)
+        if self.leaving is None and now - self.heard > DEAD_MAN_SECONDS:
+            self.leave("its gateway fell silent")
+
+    # -- the gateway
+
+    def joined(self) -> p.Joined:
+        """The first word: who this is, and where other nodes would reach it."""
+        family = socket.AF_INET6 if ":" in self.spec.address else socket.AF_INET
+        # The port stays bound, not listening, for the life of the node: no other session is given it, and a script that
+        # listens there (SO_REUSEADDR, as torch's store does) can.
+        self.port_holder = socket.socket(family)
+        self.port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.port_holder.bind((self.spec.address, 0))
+        port = self.port_holder.getsockname()[1]
+        found = max(0, count_accelerators() - self.spec.first_accelerator)
+        return p.Joined(p.VERSION, self.spec.node_rank, os.getpid(), self.spec.address, port, found, self.spec.cores)
+
+    def tell_gateway(self, report: p.Report) -> None:
+        """Send at once what must not wait; the queue is full only while the gateway is away, and then beats can be lost."""
+        with contextlib.suppress(zmq.Again):
+            self.gateway.send(p.encode(report), zmq.DONTWAIT)
+
+    def emit(self, event: p.NodeEvent) -> None:
+        """Have an event sent with the next flush."""
+        self.pending.append(p.encode(event))
+
+    def flush(self) -> None:
+        """Send all events of this turn in one message, waiting for the gateway if need be: events are never dropped."""
+        if self.pending:
+            batch = p.join(self.pending)
+            self.pending.clear()
+            while True:
+                try:
+                    self.gateway.send(b"\x92\xa8Happened" + batch, zmq.DONTWAIT)
+                    return
+                except zmq.Again:
+                    if time.monotonic() - self.heard > DEAD_MAN_SECONDS:
+                        return
+                    self.gateway.poll(100, zmq.POLLOUT)
+                    if self.gateway.poll(0, zmq.POLLIN):
+                        self.heard = time.monotonic()
+
+    def from_gateway(self) -> None:
+        """Take the orders that have come."""
+        while True:
+            try:
+                data = self.gateway.recv(zmq.DONTWAIT)
+            except zmq.Again:
+                return
+            self.heard = time.monotonic()
+            self.obey(p.decode_order(data))
+
+    def obey(self, order: p.Order) -> None:
+        """Carry out an order."""
+        match order:
+            case p.Launch():
+                for place in order.places:
+                    self.launch(
+                        WorkerSpec(self.spec.session, place, order.generation, order.store, self.spec.framework)
+                    )
+            case p.Submit(ranks=ranks, task=task):
+                for worker in self.chosen(ranks):
+                    # What is in the pipes now was written before this run and belongs to the one before it.
+                    self.drain(worker)
+                    worker.run, worker.owes = task.run, True
+                    self.give(worker, task)
+            case p.InterruptRanks(ranks=ranks, run=run):
+                for worker in self.chosen(ranks):
+                    if worker.run == run and worker.owes:
+                        self.give(worker, p.Interrupt(run))
+                        if worker.kill_at is None:
+                            worker.kill_at = time.monotonic() + LEAVE_SECONDS
+            case p.RegroupRanks(ranks=ranks, generation=generation):
+                for worker in self.chosen(ranks):
+                    self.give(worker, p.Regroup(generation))
+            case p.StackRanks(ranks=ranks, request=request):
+                for worker in self.chosen(ranks):
+                    self.give(worker, p.TakeStack(request))
+            case p.KillRanks(ranks=ranks):
+                for worker in self.chosen(ranks):
+                    worker.verdict = worker.verdict or "was ended to be started anew"
+                    self.kill(worker)
+            case p.Shutdown():
+                self.leave("stopped")
+
+    def chosen(self, ranks: list[int]) -> list[Worker]:
+        """The workers of these ranks that are here."""
+        return [self.workers[rank] for rank in ranks if rank in self.workers]
+
+    def leave(self, reason: str) -> None:
+        """Ask all workers to end, and leave when they have."""
+        if self.leaving is None:
+            self.leaving = reason
+            self.leave_by = time.monotonic() + EXIT_SECONDS
+            for worker in self.workers.values():
+                self.give(worker, p.Exit())
+            self.leave_when_empty()
+
+    def leave_when_empty(self) -> None:
+        """Say the last word once no worker is left."""
+        if self.leaving is not None and not self.workers:
+            self.flush()
+            self.tell_gateway(p.Left(self.leaving))
+            self.gone = True
+
+    # -- workers
+
+    def launch(self, spec: WorkerSpec) -> None:
+        """Have the zygote fork a worker, and keep our ends of its lines."""
+        rank = spec.place.rank
+        if self.spec.first_accelerator and "CUDA_VISIBLE_DEVICES" not in spec.place.environment:
+            width = int(spec.place.environment["LOCAL_WORLD_SIZE"])
+            visible = range(self.spec.first_accelerator, self.spec.first_accelerator + width)
+            spec.place.environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, visible))
+        if self.zygote is None:
+            self.emit(p.Lost(rank, "cannot be started: the zygote of its node is gone"))
+            return
+        control, control_there = socket.socketpair()
+        lifeline, lifeline_there = socket.socketpair()
+        stdout, stdout_there = open_pipe("stdout")
+        stderr, stderr_there = open_pipe("stderr")
+        there = [control_there.fileno(), lifeline_there.fileno(), stdout_there, stderr_there]
+        channel = Channel(control)
+        worker = Worker(rank, channel, lifeline, (stdout, stderr))
+        self.workers[rank] = worker
+        self.readers[control.fileno()] = lambda: self.from_worker(worker)
+        socket.send_fds(self.zygote.socket, [frame(Fork(spec))], there)
+        control.setblocking(False)
+        control_there.close()
+        lifeline_there.close()
+        os.close(stdout_there)
+        os.close(stderr_there)
+
+    def give(self, worker: Worker, task: p.Task) -> None:
+        """Send a task to a worker; one that is gone will be reported by the zygote."""
+        worker.channel.socket.setblocking(True)
+        with contextlib.suppress(OSError):
+            worker.channel.send(task)
+        worker.channel.socket.setblocking(False)
+
+    def from_worker(self, worker: Worker) -> None:
+        """Pass on what a worker says, after what it wrote before it said so."""
+        messages = worker.channel.receive()
+        if messages is None:
+            self.readers.pop(worker.channel.socket.fileno(), None)
+            if self.zygote is None:
+                self.bury(worker, "is gone; with the zygote of its node gone too, nobody can say why")
+            return
+        if messages:
+            self.drain(worker)
+        for data in messages:
+            try:
+                event = p.decode_event(data)
+            except msgspec.DecodeError:
+                continue
+            if isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
+                worker.owes, worker.kill_at = False, None
+            self.pending.append(data)
+
+    def read_output(self, worker: Worker, ready: dict[object, int]) -> None:
+        """Read the pipes that have something."""
+        now = time.monotonic()
+        for pipe in worker.pipes:
+            if pipe.descriptor in ready:
+                pipe.read()
+                if pipe.due(now):
+                    self.emit_output(worker, pipe.take(now), pipe.stream)
+
+    def drain(self, worker: Worker) -> None:
+        """Take all that is in the pipes of a worker now."""
+        now = time.monotonic()
+        for pipe in worker.pipes:
+            pipe.read_all()
+            self.emit_output(worker, pipe.take(now), pipe.stream)
+
+    def emit_output(self, worker: Worker, text: str, stream: p.Stream) -> None:
+        """Pass text on."""
+        if text:
+            self.emit(p.Output(worker.rank, worker.run, stream, text))
+
+    def kill(self, worker: Worker) -> None:
+        """End the process of a rank and all that it started."""
+        if self.zygote is not None:
+            with contextlib.suppress(OSError):
+                self.zygote.send(End(worker.rank))
+        elif worker.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
+
+    def bury(self, worker: Worker, cause: str) -> None:
+        """A worker is gone: read its last words and say so."""
+        while worker.channel.socket.fileno() in self.readers:
+            before = len(self.pending)
+            self.from_worker(worker)
+            if len(self.pending) == before:
+                break
+        self.readers.pop(worker.channel.socket.fileno(), None)
+        self.drain(worker)
+        for pipe in worker.pipes:
+            pipe.close()
+        worker.channel.close()
+        worker.lifeline.close()
+        if self.workers.get(worker.rank) is worker:
+            del self.workers[worker.rank]
+        if self.leaving is None:
+            self.emit(p.Lost(worker.rank, worker.verdict or cause))
+        self.leave_when_empty()
+
+    # -- the zygote
+
+    def from_zygote(self) -> None:
+        """Learn of births and deaths."""
+        assert self.zygote is not None
+        words = self.zygote.receive()
+        if words is None:
+            self.readers.pop(self.zygote.socket.fileno(), None)
+            self.zygote.close()
+            self.zygote = None
+            where = f"the zygote of node {self.spec.node_rank} is gone"
+            self.emit(
+                p.Notice(f"{where}: ranks go on, but one that dies cannot be started again. %modal_stop, then anew")
+            )
+            return
+        for data in words:
+            match decode_zygote_to_agent(data):
+                case Forked(rank=rank, pid=pid, warning=warning):
+                    if rank in self.workers:
+                        self.workers[rank].pid = pid
+                    if warning:
+                        self.emit(p.Notice(f"rank {rank}: {warning}"))
+                case Exited(rank=rank, pid=pid, status=status):
+                    if rank in self.workers and self.workers[rank].pid == pid:
+                        self.bury(self.workers[rank], cause_of_death(status))
+                case GatewayGone():
+                    self.leave("its gateway is gone")
+
+
+def cause_of_death(status: int) -> str:
+    """A wait status as a phrase: `was killed by SIGKILL`, `ended itself with exit code 3`."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended its process with exit code {code}"
+    name = signal.Signals(-code).name if -code in {int(number) for number in signal.Signals} else f"signal {-code}"
+    if name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"):
+        return f"crashed with {name}"
+    return f"was killed by {name}"
+
+
+def count_accelerators() -> int:
+    """How many GPUs this process can see; without torch, none that a rank could use."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.device_count() if torch is not None else 0
+
+
+def run_agent(spec: AgentSpec, zygote: socket.socket) -> None:
+    """Be the agent of a node until the session ends."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    keys = Keys(spec.public_key, spec.secret_key)
+    identity = f"node-{spec.node_rank}".encode()
+    gateway = connect(context, spec.gateway_host, spec.gateway_port, spec.gateway_key, keys, identity, patient=False)
+    Agent(spec, Channel(zygote), gateway).serve()
+    context.destroy(linger=500)

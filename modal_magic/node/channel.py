@@ -1,0 +1,54 @@
+"""Messages over a stream socket between processes of one node."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from modal_magic.framing import frame, split
+from modal_magic.protocol import Message
+
+__all__ = ["Channel"]
+
+
+class Channel:
+    """One end of a socket pair. Any thread may send; one thread receives.
+
+    A class because a socket must be closed.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self._lock = threading.Lock()
+        self._buffer = bytearray()
+        self._disowned = False
+
+    def send(self, message: Message) -> None:
+        """Send a message, waiting while the other end is behind. Raises OSError when it is gone."""
+        if self._disowned:
+            return
+        data = frame(message)
+        with self._lock:
+            self.socket.sendall(data)
+
+    def receive(self) -> list[bytes] | None:
+        """The messages that have come, waiting for some where the socket blocks. None: the other end is gone."""
+        try:
+            data = self.socket.recv(1 << 18)
+        except BlockingIOError:
+            return []
+        except ConnectionError:
+            return None
+        if not data:
+            return None
+        self._buffer += data
+        return split(self._buffer)
+
+    def disown(self) -> None:
+        """In a child that a rank forked: say nothing more, for the socket is the parent's."""
+        self._lock = threading.Lock()
+        self._disowned = True
+
+    def close(self) -> None:
+        """Close this end."""
+        self.socket.close()

@@ -1,0 +1,61 @@
+"""An exception of a rank as data: the traceback as IPython shows it, and the line of the cell it came from."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+from types import TracebackType
+
+from modal_magic.protocol import ErrorKind, RemoteError
+
+__all__ = ["cell_line", "describe", "is_cell", "where_interrupted"]
+
+COLLECTIVE_ROOMS = ("torch/distributed/", "torch\\distributed\\")
+
+
+def is_cell(filename: str) -> bool:
+    """Whether code came from a cell (the names that IPython's compiler gives to cells)."""
+    return filename.startswith("<ipython-input-")
+
+
+def cell_line(frames: Iterable[tuple[str, int]]) -> int:
+    """The line of the running cell that a stack stands at; 0 when it is not in one.
+
+    `frames` are file names and lines, outermost first. The outermost cell is the one that runs; a function that another
+    cell defined has that cell's lines, which would mislead.
+    """
+    line, running = 0, ""
+    for filename, number in frames:
+        if is_cell(filename) and running in ("", filename):
+            line, running = number, filename
+    return line
+
+
+def _places(trace: TracebackType | None) -> list[tuple[str, int]]:
+    return [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)]
+
+
+def describe(error: BaseException, shown: list[str], kind: ErrorKind) -> RemoteError:
+    """An exception as data. `shown` are the lines of its traceback as IPython formats them."""
+    line = cell_line(_places(error.__traceback__))
+    if isinstance(error, SyntaxError) and not line:
+        line = error.lineno or 0
+    lines = "\n".join(shown).split("\n") if shown else traceback.format_exception(error)
+    try:
+        message = str(error)
+    except Exception as broken:  # a user's __str__ may itself raise
+        message = f"<its text could not be made: {type(broken).__name__}>"
+    return RemoteError(type(error).__name__, message[:20_000], lines[-400:], line, kind)
+
+
+def where_interrupted(error: BaseException) -> str:
+    """`all_reduce at cell line 3`: the torch.distributed call that a rank was in, if any, and the line of the cell."""
+    collective = ""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        outermost = not collective and any(room in code.co_filename for room in COLLECTIVE_ROOMS)
+        if outermost and code.co_name != "wrapper":
+            collective = code.co_name
+    line = cell_line(_places(error.__traceback__))
+    place = f"cell line {line}" if line else "the cell"
+    return f"{collective} at {place}" if collective else place

@@ -1,0 +1,64 @@
+"""No process stays behind: groups are killed whole, and what escaped its group is adopted and ended (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+__all__ = ["adopt", "die_with", "kill_group", "kill_process", "kill_strays"]
+
+PR_SET_CHILD_SUBREAPER = 36
+F_SETSIG = 10
+
+
+def adopt() -> None:
+    """Become the parent of every descendant whose own parent ends (prctl(2), PR_SET_CHILD_SUBREAPER; Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def kill_process(pid: int) -> None:
+    """Kill a child that is not yet reaped, and all that it started and that stayed in its group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    kill_group(pid)
+
+
+def kill_group(pid: int) -> None:
+    """Kill what is left of the group that a process led; the process itself may be reaped already."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def kill_strays(known: set[int]) -> None:
+    """Kill the children of this process that are not `known`: they came here when the worker that made them ended."""
+    if sys.platform != "linux":
+        return
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    try:
+        found = children.read_text().split()
+    except OSError:
+        return
+    for pid in map(int, found):
+        if pid not in known:
+            kill_process(pid)
+
+
+def die_with(lifeline: socket.socket) -> None:
+    """Have the system kill this process the moment the other end of `lifeline` is closed, whatever it is doing.
+
+    Linux: signal-driven input with F_SETSIG (fcntl(2)), which needs no cooperation of Python. Nothing is ever written to
+    a lifeline. Elsewhere the control channel's end is what ends a worker.
+    """
+    if sys.platform != "linux":
+        return
+    descriptor = lifeline.fileno()
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)

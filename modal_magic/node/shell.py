@@ -1,0 +1,151 @@
+"""The IPython shell of a rank: runs cells as a notebook would, and hands what they show to the agent."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any
+
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.inputtransformer2 import leading_empty_lines
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
+from traitlets import Type
+from traitlets.config import Config
+
+from modal_magic.protocol import Display
+
+__all__ = ["RankShell", "make_shell"]
+
+Publish = Callable[[Display], None]
+
+
+class RankDisplayPublisher(DisplayPublisher):
+    """Sends rich output to the agent in place of a front end."""
+
+    def publish(  # type: ignore[override]
+        self,
+        data: dict[str, Any],
+        metadata: dict[str, Any] | None = None,
+        source: str | None = None,
+        *,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **_: Any,
+    ) -> None:
+        """Publish a bundle of representations, keyed by MIME type."""
+        display_id = (transient or {}).get("display_id")
+        self.shell.show("update" if update else "display", data, metadata or {}, display_id)
+
+    def clear_output(self, wait: bool = False) -> None:
+        """Clear what this cell has displayed."""
+        self.shell.show("clear", {}, {}, None)
+
+
+class RankDisplayHook(DisplayHook):
+    """Sends the value of a cell's last expression to the agent."""
+
+    def write_output_prompt(self) -> None:
+        """The notebook labels the value with its rank instead."""
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
+        """Send the representations of the value."""
+        self.shell.show("result", format_dict, md_dict or {}, None)
+
+    def finish_displayhook(self) -> None:
+        """Nothing was written here that would have to be ended."""
+
+
+class RankShell(InteractiveShell):  # type: ignore[misc]
+    """InteractiveShell, with nothing that a terminal or a history needs."""
+
+    display_pub_class = Type(RankDisplayPublisher)
+    displayhook_class = Type(RankDisplayHook)
+
+    def configure(self, publish: Publish) -> None:
+        """Say where displays go. Must be called before the first cell."""
+        self._publish_display = publish
+        self.failure: tuple[type[BaseException], BaseException, TracebackType | None, list[str]] | None = None
+        self._nested = False
+        self.loop_runner = self._run_coroutine
+        # Blank lines at the top of a cell count in the notebook's gutter, so they stay.
+        cleanup = self.input_transformer_manager.cleanup_transforms
+        cleanup[:] = [transform for transform in cleanup if transform is not leading_empty_lines]
+
+    def show(self, kind: Any, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None) -> None:
+        """Hand one rich output on."""
+        encoded = {
+            key: base64.b64encode(value).decode() if isinstance(value, bytes) else value for key, value in data.items()
+        }
+        sys.stdout.flush()
+        self._publish_display(Display(-1, "", kind, encoded, metadata, display_id))
+
+    def run(self, source: str, cell: int, first_line: int) -> ExecutionResult:
+        """Run a cell whose first line is line `first_line` of the notebook's gutter, as In[cell]."""
+        self.failure = None
+        self.execution_count = max(cell, 1)
+        if not source.lstrip().startswith("%%"):
+            # `leading_indent` looks at the first line only, which is about to be an empty one.
+            source = "\n" * (first_line - 1) + source
+        return self.run_cell(source, store_history=True)
+
+    def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
+        self.failure = (etype, evalue, evalue.__traceback__, list(stb))
+
+    def showtraceback(self, *arguments: Any, **options: Any) -> None:
+        """Note the failure; it is shown where the notebook is. A plain `sys.exit` gets no lecture on how to leave IPython."""
+        if isinstance(sys.exc_info()[1], SystemExit):
+            return
+        super().showtraceback(*arguments, **options)
+
+    def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run the top-level await of a cell. Libraries that call asyncio.run meanwhile find a loop that nests."""
+        import nest_asyncio2
+
+        loop = self._cell_loop()
+        if not self._nested:
+            nest_asyncio2.apply(loop)
+            self._nested = True
+        task = loop.create_task(coroutine)
+        try:
+            return loop.run_until_complete(task)
+        except KeyboardInterrupt:
+            task.cancel()
+            loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+            raise
+
+    def _cell_loop(self) -> asyncio.AbstractEventLoop:
+        try:
+            loop = asyncio.get_event_loop_policy().get_event_loop()
+            if not loop.is_closed():
+                return loop
+        except RuntimeError:
+            pass
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
+        return loop
+
+
+def make_shell(publish: Publish, namespace: dict[str, Any]) -> RankShell:
+    """The shell of this process, with these names for cells to find.
+
+    Cells run as `__main__`, so that a script's `if __name__ == "__main__"` holds.
+    """
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.colors = "linux"
+    config.InteractiveShell.autoindent = False
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    shell = RankShell.instance(config=config, user_ns={})
+    shell.configure(publish)
+    shell.system = shell.system_raw  # a child that writes to our descriptors is heard as it writes
+    shell.user_ns.update(namespace)
+    shell.user_ns_hidden.update(namespace)
+    sys.argv = [""]
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    return shell

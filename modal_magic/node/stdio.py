@@ -1,0 +1,44 @@
+"""The standard streams of a rank: stdout and stderr go line by line into the agent's pipes, stdin has no keyboard."""
+
+from __future__ import annotations
+
+import builtins
+import getpass
+import io
+import os
+import sys
+from typing import NoReturn
+
+__all__ = ["NoKeyboardError", "redirect"]
+
+
+class NoKeyboardError(EOFError):
+    """A cell asked for input on a rank. An EOFError, which is what code without a keyboard expects."""
+
+
+def redirect(rank: int, stdout: int, stderr: int) -> None:
+    """Make the pipes descriptors 1 and 2, and sys.stdout and sys.stderr of them; stdin is empty.
+
+    Lines go out whole, in one write each, so what a rank printed is in the pipe when the rank crashes.
+    """
+    devnull = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((devnull, 0), (stdout, 1), (stderr, 2)):
+        os.dup2(source, target)
+        os.close(source)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)
+    sys.stdout = sys.__stdout__ = _line_writer(1)
+    sys.stderr = sys.__stderr__ = _line_writer(2)
+
+    def no_keyboard(prompt: object = "", *rest: object, **options: object) -> NoReturn:
+        raise NoKeyboardError(
+            f"rank {rank} has no keyboard, so it cannot answer {str(prompt)!r}: ask in a cell of the notebook and hand "
+            "the answer over, as in --env NAME=value"
+        )
+
+    builtins.input = no_keyboard
+    getpass.getpass = no_keyboard
+
+
+def _line_writer(descriptor: int) -> io.TextIOWrapper:
+    raw = open(descriptor, "wb", closefd=False)
+    return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)

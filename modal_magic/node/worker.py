@@ -1,0 +1,190 @@
+"""The worker: the process that is a rank. The main thread runs cells; the control thread can always be spoken to."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+import msgspec
+
+from modal_magic import protocol as p
+from modal_magic.frameworks.base import Framework, Superseded, prepare
+from modal_magic.node import spawning, stdio
+from modal_magic.node.channel import Channel
+from modal_magic.node.failure import describe, where_interrupted
+from modal_magic.node.orphans import die_with
+from modal_magic.node.shell import RankShell, make_shell
+from modal_magic.node.stacks import take_stack
+from modal_magic.specs import WorkerSpec
+
+__all__ = ["run_worker"]
+
+POLITE_SECONDS = 0.1
+"""How long a signal alone is tried on a rank before the connections of its process groups are cut."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """A rank. The main thread takes tasks from `inbox`; the control thread fills it and interrupts."""
+
+    rank: int
+    channel: Channel
+    shell: RankShell
+    framework: Framework
+    inbox: queue.SimpleQueue[p.Task] = field(default_factory=queue.SimpleQueue)
+    running: str = ""
+    unwanted: set[str] = field(default_factory=set)
+
+    # -- the main thread
+
+    def serve(self) -> None:
+        """Do one task after the other until told to end."""
+        while True:
+            match self.inbox.get():
+                case p.Execute() as task:
+                    self.execute(task)
+                case p.Regroup(generation=generation):
+                    self.join(generation)
+                case p.Exit():
+                    return
+
+    def join(self, generation: int) -> None:
+        """Join the process group of a generation, and say how that went."""
+        began = time.monotonic()
+        try:
+            self.framework.join(generation)
+        except Superseded:
+            return
+        except Exception as error:
+            described = describe(error, [], self.framework.kind_of(error))
+            self.channel.send(p.GroupFailed(self.rank, generation, described))
+            return
+        self.channel.send(p.Grouped(self.rank, generation, self.framework.device, time.monotonic() - began))
+
+    def execute(self, task: p.Execute) -> None:
+        """Run a cell. Whatever it does, exactly one end is reported."""
+        began = time.monotonic()
+        end: tuple[Any, ...] = ("interrupted", "before it began")
+        if task.run not in self.unwanted:
+            self.channel.send(p.Started(self.rank, task.run))
+            self.framework.begin(task.run)
+            self.running = task.run
+            try:
+                end = self.run_cell(task)
+            except KeyboardInterrupt as error:  # the signal came between the cell and our own frames
+                end = ("interrupted", where_interrupted(error))
+            finally:
+                self.running = ""
+        self.unwanted.discard(task.run)
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        seconds, health = time.monotonic() - began, self.framework.health()
+        match end:
+            case ("finished", code):
+                self.channel.send(p.Finished(self.rank, task.run, seconds, health, code))
+            case ("interrupted", where):
+                self.channel.send(p.Interrupted(self.rank, task.run, seconds, health, where))
+            case ("failed", error):
+                self.channel.send(p.Failed(self.rank, task.run, seconds, health, error))
+
+    def run_cell(self, task: p.Execute) -> tuple[Any, ...]:
+        """Run a cell in the shell and say which end it came to."""
+        result = self.shell.run(task.source, task.cell, task.first_line)
+        error = result.error_before_exec or result.error_in_exec
+        if error is None:
+            return "finished", None
+        if isinstance(error, SystemExit):
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+            return "finished", error.code if isinstance(error.code, int) else int(error.code is not None)
+        if task.run in self.unwanted:
+            return "interrupted", where_interrupted(error)
+        shown = self.shell.failure[3] if self.shell.failure is not None else []
+        return "failed", describe(error, shown, self.framework.kind_of(error))
+
+    def on_signal(self, number: int, frame: FrameType | None) -> None:
+        """SIGINT means something only to the run that is to be left."""
+        if self.running and self.running in self.unwanted:
+            raise KeyboardInterrupt
+
+    def display(self, shown: p.Display) -> None:
+        """Send what a cell displays."""
+        self.channel.send(msgspec.structs.replace(shown, rank=self.rank, run=self.running))
+
+    # -- the control thread
+
+    def listen(self) -> None:
+        """Take what the agent says, for the life of the process; without an agent there is no rank."""
+        while True:
+            messages = self.channel.receive()
+            if messages is None:
+                os._exit(0)
+            for data in messages:
+                match task := p.decode_task(data):
+                    case p.Interrupt(run=run):
+                        self.interrupt(run)
+                    case p.TakeStack(request=request):
+                        self.channel.send(take_stack(self.rank, request, self.running, self.framework.collective()))
+                    case p.Exit():
+                        self.unwanted.add(self.running)
+                        os.killpg(0, signal.SIGINT)
+                        self.inbox.put(task)
+                    case p.Regroup(generation=generation):
+                        self.framework.supersede(generation)
+                        self.inbox.put(task)
+                    case _:
+                        self.inbox.put(task)
+
+    def interrupt(self, run: str) -> None:
+        """Have the main thread leave a run, begun or not: by a signal, then by cutting what it waits for."""
+        self.unwanted.add(run)
+        if self.running == run:
+            os.killpg(0, signal.SIGINT)
+            threading.Timer(POLITE_SECONDS, self.insist, [run]).start()
+
+    def insist(self, run: str) -> None:
+        """The signal was not enough: the main thread waits in C++ for another rank."""
+        if self.running == run:
+            self.framework.sever()
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket, stdout: int, stderr: int) -> None:
+    """Be a rank until told to end, or until the agent is gone."""
+    die_with(lifeline)
+    rank = spec.place.rank
+    stdio.redirect(rank, stdout, stderr)
+    os.environ.update(spec.place.environment)
+    channel = Channel(control)
+    os.register_at_fork(after_in_child=channel.disown)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    framework = prepare(spec)
+    framework.reseed()
+    namespace = {
+        "rank": rank,
+        "local_rank": int(spec.place.environment["LOCAL_RANK"]),
+        "world_size": int(spec.place.environment["WORLD_SIZE"]),
+        **framework.namespace(),
+    }
+    outlet: list[Worker] = []
+    shell = make_shell(lambda shown: outlet[0].display(shown), namespace)
+    worker = Worker(rank, channel, shell, framework)
+    outlet.append(worker)
+    spawning.explain()
+    signal.signal(signal.SIGINT, worker.on_signal)
+    threading.Thread(target=worker.listen, name="modal_magic control", daemon=True).start()
+    channel.send(p.Launched(rank, os.getpid()))
+    worker.join(spec.generation)
+    worker.serve()
+    atexit._run_exitfuncs()

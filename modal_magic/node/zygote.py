@@ -1,0 +1,364 @@
+"""The zygote: a process with one thread and torch preimported, from which gateway, agents and workers are forked.
+
+Its rules (a forked child hangs without a word where they are broken): no thread, no OpenMP or CUDA work, no zmq socket, no
+user code, no faulthandler timer. They are checked before each fork; where they do not hold, the process is spawned
+instead, which costs seconds, and the message says so. A zygote reaps what it forked, for only a parent learns the signal
+that ended a child, and it ends what an ended worker has left behind.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modal_magic.framing import frame, split
+from modal_magic.node import born, orphans
+from modal_magic.node.channel import Channel
+from modal_magic.protocol import Message, encode
+from modal_magic.specs import (
+    AgentSpec,
+    BackendWord,
+    End,
+    Exited,
+    Fork,
+    Forked,
+    GatewayGone,
+    GatewaySpec,
+    GatewayUp,
+    Ready,
+    StartAgent,
+    StartGateway,
+    Take,
+    Unable,
+    WorkerSpec,
+    decode_agent_word,
+    decode_backend_word,
+    decode_zygote_word,
+)
+
+PREIMPORTS = (
+    "numpy",
+    "torch",
+    "torch.distributed",
+    "torch.nn.parallel.distributed",
+    "torch.distributed.tensor",
+    "torch._dynamo",
+    "torch.optim",
+    "torch.utils.data",
+    "torch.profiler",
+)
+"""What ranks would import anyway; torch._dynamo alone takes a second at the first DDP(...) or optimizer otherwise."""
+
+OURS = ("modal_magic.node.worker", "modal_magic.node.agent", "modal_magic.gateway", "modal_magic.frameworks.torch")
+"""Our own rooms that the forked processes live in."""
+
+LINGER_SECONDS = 5.0
+"""How long agents have to leave after their gateway is gone."""
+
+
+@dataclass(slots=True)
+class Child:
+    """A process that was forked here: what it is, and for a worker whose agent hears of it."""
+
+    kind: str
+    agent: Channel | None = None
+    rank: int = -1
+
+
+@dataclass(slots=True)
+class Zygote:
+    """What the zygote knows while it serves."""
+
+    backend_in: int
+    backend_out: int
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
+    children: dict[int, Child] = field(default_factory=dict)
+    agents: list[Channel] = field(default_factory=list)
+    buffer: bytearray = field(default_factory=bytearray)
+    folder: Path | None = None
+    deadline: float | None = None
+    session_over: bool = False
+
+
+def unsafe_to_fork() -> str:
+    """Why a fork of this process would not be safe; empty when it is."""
+    if sys.platform != "linux":
+        return f"{sys.platform} does not allow a safe fork once torch is imported"
+    if len(os.listdir("/proc/self/task")) != 1 or threading.active_count() != 1:
+        return "a preimported module has started a thread"
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return "a preimported module has initialised CUDA"
+    return ""
+
+
+def main() -> None:
+    """Preimport, say Ready on stdout, then serve stdin and whatever is forked until nothing is left to serve."""
+    began = time.monotonic()
+    backend_in, backend_out = os.dup(0), os.dup(1)
+    devnull = os.open(os.devnull, os.O_RDWR)
+    os.dup2(devnull, 0)
+    os.dup2(2, 1)
+    os.close(devnull)
+    missing = preimport()
+    orphans.adopt()
+    zygote = Zygote(backend_in, backend_out)
+    tell_backend(zygote, Ready(os.getpid(), time.monotonic() - began, missing))
+    serve(zygote)
+
+
+def preimport() -> list[str]:
+    """Import what ranks need, and freeze it so that a child's garbage collection copies no page. Returns what is missing."""
+    missing = []
+    for name in (*PREIMPORTS, *OURS):
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            missing.append(error.name or name)
+        except Exception as error:  # a broken installation is the rank's to report, with its own traceback
+            print(f"modal_magic: {name} could not be imported: {error!r}", file=sys.stderr)
+    born.warm_up()
+    gc.collect()
+    gc.freeze()
+    return missing
+
+
+def serve(zygote: Zygote) -> None:
+    """The loop: one thread, one selector."""
+    alarm_out, alarm_in = os.pipe()
+    os.set_blocking(alarm_in, False)
+    os.set_blocking(alarm_out, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(alarm_in, warn_on_full_buffer=False)
+    zygote.selector.register(zygote.backend_in, selectors.EVENT_READ, lambda: from_backend(zygote))
+    zygote.selector.register(alarm_out, selectors.EVENT_READ, lambda: reap(zygote, alarm_out))
+    while not (zygote.session_over and not zygote.children):
+        patience = None if zygote.deadline is None else max(0.0, zygote.deadline - time.monotonic())
+        for key, _ in zygote.selector.select(patience):
+            key.data()
+        if zygote.deadline is not None and time.monotonic() >= zygote.deadline:
+            zygote.deadline = None
+            for pid in list(zygote.children):
+                orphans.kill_process(pid)
+    orphans.kill_strays(set())
+
+
+# ---- the backend -----------------------------------------------------------------------------------------------------
+
+
+def tell_backend(zygote: Zygote, message: Message) -> None:
+    """Write to the backend; that it is gone shows at the next read."""
+    try:
+        os.write(zygote.backend_out, frame(message))
+    except OSError:
+        pass
+
+
+def from_backend(zygote: Zygote) -> None:
+    """Take what the backend has written. At its end a zygote that no session took ends too."""
+    data = os.read(zygote.backend_in, 1 << 16)
+    if not data:
+        zygote.selector.unregister(zygote.backend_in)
+        if not zygote.children:
+            zygote.session_over = True
+        return
+    zygote.buffer += data
+    for word in split(zygote.buffer):
+        obey_backend(zygote, decode_backend_word(word))
+
+
+def obey_backend(zygote: Zygote, word: BackendWord) -> None:
+    """Do what the backend asked for."""
+    match word:
+        case Take(folder=folder, directory=directory, path=path, environment=environment):
+            zygote.folder = Path(folder)
+            log = os.open(zygote.folder / "zygote.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            os.close(log)
+            os.environ.clear()
+            os.environ.update(environment)
+            sys.path[:] = path
+            try:
+                os.chdir(directory)
+            except OSError as error:
+                tell_backend(zygote, Unable(f"the working directory {directory} cannot be entered: {error.strerror}"))
+        case StartGateway(spec=spec):
+            outgoing, incoming = os.pipe()
+            pid, _ = bear(zygote, "gateway", spec, [incoming])
+            os.close(incoming)
+            zygote.children[pid] = Child("gateway")
+
+            def announced() -> None:
+                data = os.read(outgoing, 4096)
+                zygote.selector.unregister(outgoing)
+                os.close(outgoing)
+                log = f"{zygote.folder}/zygote.log"
+                tell_backend(
+                    zygote, decode_zygote_word(data) if data else Unable(f"the gateway did not start: see {log}")
+                )
+
+            zygote.selector.register(outgoing, selectors.EVENT_READ, announced)
+        case StartAgent(spec=spec):
+            ours, theirs = socket.socketpair()
+            pid, _ = bear(zygote, "agent", spec, [theirs.fileno()])
+            theirs.close()
+            channel = Channel(ours)
+            zygote.agents.append(channel)
+            zygote.children[pid] = Child("agent", channel)
+            zygote.selector.register(ours, selectors.EVENT_READ, lambda: from_agent(zygote, channel))
+
+
+# ---- agents ----------------------------------------------------------------------------------------------------------
+
+
+def from_agent(zygote: Zygote, agent: Channel) -> None:
+    """Take what an agent has asked for, with the descriptors that travel along."""
+    try:
+        data, descriptors, _, _ = socket.recv_fds(agent.socket, 1 << 18, 64)
+    except ConnectionError:
+        data, descriptors = b"", []
+    if not data:
+        forget_agent(zygote, agent)
+        return
+    for packed in split(bytearray(data)):  # an agent sends one word at a time, each in one write
+        word = decode_agent_word(packed)
+        if isinstance(word, Fork):
+            chosen, descriptors = descriptors[:4], descriptors[4:]
+            pid, warning = bear(zygote, "worker", word.spec, chosen)
+            for descriptor in chosen:
+                os.close(descriptor)
+            rank = word.spec.place.rank
+            zygote.children[pid] = Child("worker", agent, rank)
+            tell_agent(agent, Forked(rank, pid, warning))
+        elif isinstance(word, End):
+            for pid, child in zygote.children.items():
+                if child.agent is agent and child.kind == "worker" and child.rank == word.rank:
+                    orphans.kill_process(pid)
+
+
+def tell_agent(agent: Channel, message: Message) -> None:
+    """Send a word to an agent; one that is gone does not mind."""
+    try:
+        agent.send(message)
+    except OSError:
+        pass
+
+
+def forget_agent(zygote: Zygote, agent: Channel) -> None:
+    """An agent is gone: its workers end with it."""
+    if agent in zygote.agents:
+        zygote.agents.remove(agent)
+        zygote.selector.unregister(agent.socket)
+        agent.close()
+    for pid, child in zygote.children.items():
+        if child.kind == "worker" and child.agent is agent:
+            orphans.kill_process(pid)
+
+
+# ---- birth and death -------------------------------------------------------------------------------------------------
+
+
+def bear(
+    zygote: Zygote, kind: str, spec: GatewaySpec | AgentSpec | WorkerSpec, descriptors: list[int]
+) -> tuple[int, str]:
+    """Make a process that is a `kind`, by a fork where that is safe. Returns its pid, and a warning where it is not."""
+    reason = unsafe_to_fork()
+    if reason:
+        return spawn(kind, spec, descriptors), f"{reason}: this rank was started without the fast path"
+    pid = os.fork()
+    if pid:
+        return pid, ""
+    try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        zygote.selector.close()
+        keep = {0, 1, 2, *descriptors}
+        for entry in os.listdir("/proc/self/fd"):
+            if int(entry) not in keep:
+                try:
+                    os.close(int(entry))
+                except OSError:
+                    pass
+        for agent in zygote.agents:
+            agent.socket.detach()
+        born.become(kind, encode(spec), descriptors)
+    finally:
+        os._exit(70)  # never back into the zygote's own loop
+
+
+def spawn(kind: str, spec: GatewaySpec | AgentSpec | WorkerSpec, descriptors: list[int]) -> int:
+    """Make a process from scratch: slower, and always safe."""
+    outgoing, incoming = os.pipe()
+    command = [sys.executable, "-m", "modal_magic.node.born", kind, str(outgoing), *map(str, descriptors)]
+    process = subprocess.Popen(command, pass_fds=[outgoing, *descriptors])
+    process.returncode = 0  # it is reaped here with all others, not by subprocess
+    os.close(outgoing)
+    with os.fdopen(incoming, "wb") as pipe:
+        pipe.write(encode(spec))
+    return process.pid
+
+
+def reap(zygote: Zygote, alarm: int) -> None:
+    """Learn who has ended and how, tell who must know, and end what they have left behind."""
+    try:
+        while os.read(alarm, 512):
+            pass
+    except BlockingIOError:
+        pass
+    ended = list(ended_children())
+    for pid, status in ended:
+        child = zygote.children.pop(pid, None)
+        if child is None:
+            continue
+        if child.kind == "worker" and child.agent is not None:
+            orphans.kill_group(pid)
+            tell_agent(child.agent, Exited(child.rank, pid, status))
+        elif child.kind == "agent" and child.agent is not None:
+            forget_agent(zygote, child.agent)
+        elif child.kind == "gateway":
+            gateway_ended(zygote, status)
+    if ended:
+        orphans.kill_strays(set(zygote.children))
+
+
+def ended_children() -> list[tuple[int, int]]:
+    """The children that have ended since the last look, each with its wait status."""
+    ended = []
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if not pid:
+            return ended
+        ended.append((pid, status))
+
+
+def gateway_ended(zygote: Zygote, status: int) -> None:
+    """The session is over. What a gateway that died could not tidy is tidied here; its log stays to be read."""
+    zygote.session_over = True
+    zygote.deadline = time.monotonic() + LINGER_SECONDS
+    for agent in zygote.agents:
+        tell_agent(agent, GatewayGone())
+    if zygote.folder is None:
+        return
+    if status == 0:
+        shutil.rmtree(zygote.folder, ignore_errors=True)
+    else:
+        (zygote.folder / "connection.json").unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()

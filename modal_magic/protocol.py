@@ -1,0 +1,566 @@
+"""Every message that crosses a process, and how it is put into bytes.
+
+Messages are msgspec structs in msgpack: arrays whose first element names the type, so that a decoder accepts a closed
+union and nothing else. No message carries code other than the text of a cell, and none is ever unpickled.
+
+    client  ──Request──▶  gateway  ──Order──▶  agent  ──Task──▶   worker
+            ◀──Reply───            ◀──Report──        ◀──Event──
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import msgspec
+
+VERSION = 1
+"""Rises with every change that an older peer could not read; peers of different versions refuse each other."""
+
+BEAT_SECONDS = 0.25
+"""How often each end of a link says that it lives, when it has nothing else to say."""
+
+SILENCE_SECONDS = 1.5
+"""After this long without a word the other end of a link counts as gone."""
+
+MESSAGE_BYTES = 256 * 1024 * 1024
+"""The largest frame that any socket accepts."""
+
+Stream = Literal["stdout", "stderr"]
+RunStatus = Literal["done", "failed", "interrupted"]
+ErrorKind = Literal["exception", "communication"]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """Root of all messages: immutable, written as `[type, field, …]`."""
+
+
+class Part(msgspec.Struct, frozen=True, array_like=True):
+    """Root of what messages are made of: as a message, but with no type of its own on the wire."""
+
+
+# ---- parts -----------------------------------------------------------------------------------------------------------
+
+
+class Health(Part):
+    """What a rank knows of its process groups when its cell ends.
+
+    `sequences` has the number of collectives issued so far on each group, by the group's name (torch:
+    `ProcessGroup._get_sequence_number_for_group`); ranks that disagree about it cannot meet again. `severed` says that
+    connections of the groups were cut to free the rank.
+    """
+
+    grouped: bool = True
+    sequences: dict[str, int] = {}
+    severed: bool = False
+
+
+class RemoteError(Part):
+    """An exception of a rank as data: what Python would have shown, and where in the cell it came from.
+
+    `line` is the line of the notebook's gutter (the magic line is line 1), 0 where the error has none. `traceback` holds
+    the lines as IPython formats them, with ANSI colours.
+    """
+
+    name: str
+    message: str
+    traceback: list[str]
+    line: int = 0
+    kind: ErrorKind = "exception"
+
+
+class Frame(Part):
+    """One frame of a stack: `where` is a file or `cell`."""
+
+    where: str
+    line: int
+    function: str
+
+
+class RankStatus(Part):
+    """One row of a session's status."""
+
+    rank: int
+    node_rank: int
+    state: str
+    pid: int
+    run: str | None
+    device: str
+
+
+class Place(Part):
+    """A rank with what its worker must be told at its start; `device` is `cpu` or `cuda:<local rank>`."""
+
+    rank: int
+    environment: dict[str, str]
+    device: str
+
+
+class Store(Part):
+    """Where the store of the process groups listens, and the prefix that keeps this session's keys apart."""
+
+    host: str
+    port: int
+    prefix: str
+
+
+# ---- events: what happened, in the order in which the gateway learned it ---------------------------------------------
+
+
+class Launched(Message):
+    """The worker of a rank is up."""
+
+    rank: int
+    pid: int
+
+
+class Grouped(Message):
+    """A rank is in the process group of this generation and free for a cell."""
+
+    rank: int
+    generation: int
+    device: str
+    seconds: float
+
+
+class GroupFailed(Message):
+    """A rank could not join the process group of this generation."""
+
+    rank: int
+    generation: int
+    error: RemoteError
+
+
+class Submitted(Message):
+    """A run was sent to its ranks: from here on each of them owes an end, also one that has not begun."""
+
+    run: str
+    ranks: list[int]
+    cell: int
+    source: str
+
+
+class Started(Message):
+    """A rank began the cell."""
+
+    rank: int
+    run: str
+
+
+class Output(Message):
+    """Text that a rank, or a process that it started, wrote to a stream; a chunk need not end at a line's end."""
+
+    rank: int
+    run: str
+    stream: Stream
+    text: str
+
+
+class Display(Message):
+    """A rich output. `kind` tells a display from the cell's last expression (`result`), an update and a clearing."""
+
+    rank: int
+    run: str
+    kind: Literal["display", "update", "result", "clear"]
+    data: dict[str, Any]
+    metadata: dict[str, Any]
+    display_id: str | None = None
+
+
+class Progress(Message):
+    """How far a rank is with one of its loops; `total` is None where the length is unknown."""
+
+    rank: int
+    run: str
+    bar: int
+    label: str
+    current: float
+    total: float | None
+    ended: bool
+
+
+class Metric(Message):
+    """A number that a rank reported under a name, at a step."""
+
+    rank: int
+    run: str
+    name: str
+    value: float
+    step: float
+
+
+class Finished(Message):
+    """A rank came to the end of the cell; `exit_code` is set when it was `sys.exit` that ended it."""
+
+    rank: int
+    run: str
+    seconds: float
+    health: Health
+    exit_code: int | None = None
+
+
+class Failed(Message):
+    """The cell raised on a rank."""
+
+    rank: int
+    run: str
+    seconds: float
+    health: Health
+    error: RemoteError
+
+
+class Interrupted(Message):
+    """A rank left the cell because it was told to; `where` names the collective or the line it was in."""
+
+    rank: int
+    run: str
+    seconds: float
+    health: Health
+    where: str
+
+
+class Lost(Message):
+    """The process of a rank is gone and its variables with it. `cause` is a phrase: `was killed by SIGKILL`."""
+
+    rank: int
+    cause: str
+
+
+class StackTaken(Message):
+    """Where a rank is right now. `collective` and `sequence` are those of the last collective it entered."""
+
+    rank: int
+    request: str
+    state: str
+    line: int
+    frames: list[Frame]
+    collective: str
+    sequence: int
+
+
+class RunQueued(Message):
+    """A run waits; `position` runs are before it."""
+
+    run: str
+    position: int
+
+
+class RunEnded(Message):
+    """A run is over on every rank. `culprits` are the ranks that failed first, most telling cause first.
+
+    `withheld` counts the bytes of output that were kept in the log but not sent to clients.
+    """
+
+    run: str
+    status: RunStatus
+    culprits: list[int]
+    seconds: float
+    withheld: int = 0
+
+
+class SessionChanged(Message):
+    """The session is in another state; `generation` numbers its process group."""
+
+    state: str
+    generation: int
+    reason: str
+
+
+class Notice(Message):
+    """A sentence for the person at the notebook."""
+
+    text: str
+
+
+RankEvent = Launched | Grouped | GroupFailed | Started | Finished | Failed | Interrupted | Lost
+WorkerEvent = (
+    Launched
+    | Grouped
+    | GroupFailed
+    | Started
+    | Output
+    | Display
+    | Progress
+    | Metric
+    | Finished
+    | Failed
+    | Interrupted
+    | StackTaken
+)
+NodeEvent = WorkerEvent | Lost | Notice
+Event = NodeEvent | Submitted | RunQueued | RunEnded | SessionChanged
+
+
+class Record(Part):
+    """One event in the log: its number (from 1, without gaps) and when the gateway learned it (seconds since 1970)."""
+
+    sequence: int
+    time: float
+    event: Event
+
+
+# ---- tasks: agent → worker ---------------------------------------------------------------------------------------
+
+
+class Execute(Message):
+    """Run a cell. `cell` is the notebook's execution count, `first_line` the gutter line of the source's first line."""
+
+    run: str
+    source: str
+    cell: int
+    first_line: int
+    attempt: int = 1
+
+
+class Interrupt(Message):
+    """Leave the run, begun or not."""
+
+    run: str
+
+
+class Regroup(Message):
+    """Leave the process group you have and join the one of this generation."""
+
+    generation: int
+
+
+class TakeStack(Message):
+    """Say where you are."""
+
+    request: str
+
+
+class Exit(Message):
+    """End: run what was registered for the exit of the interpreter, then leave."""
+
+
+Task = Execute | Interrupt | Regroup | TakeStack | Exit
+
+
+# ---- orders and reports: gateway ⇄ agent -----------------------------------------------------------------------------
+
+
+class Launch(Message):
+    """Start workers for these places, which join the process group of this generation."""
+
+    places: list[Place]
+    generation: int
+    store: Store | None
+
+
+class Submit(Message):
+    """Give these ranks of the node a cell to run."""
+
+    ranks: list[int]
+    task: Execute
+
+
+class InterruptRanks(Message):
+    """Free these ranks from the run: ask first, then by force."""
+
+    ranks: list[int]
+    run: str
+
+
+class RegroupRanks(Message):
+    """Have these ranks join the process group of a new generation."""
+
+    ranks: list[int]
+    generation: int
+
+
+class StackRanks(Message):
+    """Ask these ranks where they are."""
+
+    ranks: list[int]
+    request: str
+
+
+class KillRanks(Message):
+    """End the processes of these ranks at once; each is then reported lost."""
+
+    ranks: list[int]
+
+
+class Shutdown(Message):
+    """End all workers, then yourself."""
+
+
+class Beat(Message):
+    """I live."""
+
+
+Order = Launch | Submit | InterruptRanks | RegroupRanks | StackRanks | KillRanks | Shutdown | Beat
+
+
+class Joined(Message):
+    """The first word of an agent. `address` and `port` are what MASTER_ADDR and MASTER_PORT become if it is node 0."""
+
+    version: int
+    node_rank: int
+    pid: int
+    address: str
+    port: int
+    accelerators: int
+    cores: int
+
+
+class Happened(Message):
+    """Events of the node, oldest first."""
+
+    events: list[NodeEvent]
+
+
+class Left(Message):
+    """The last word of an agent."""
+
+    reason: str
+
+
+Report = Joined | Happened | Left | Beat
+
+
+# ---- requests and replies: client ⇄ gateway --------------------------------------------------------------------------
+
+
+class Attach(Message):
+    """The first word of a client; it wants every record after number `since`."""
+
+    version: int
+    client: str
+    since: int
+
+
+class Run(Message):
+    """Run a cell on these ranks (None: all). Text past `output_limit` bytes stays in the log (None: no limit)."""
+
+    task: Execute
+    ranks: list[int] | None
+    output_limit: int | None
+
+
+class InterruptRun(Message):
+    """Interrupt a run, begun or queued."""
+
+    run: str
+
+
+class Restart(Message):
+    """End the workers of these ranks (None: all) and start them anew, empty."""
+
+    request: str
+    ranks: list[int] | None
+
+
+class Stop(Message):
+    """End the session."""
+
+    reason: str
+
+
+class AskStatus(Message):
+    """How is the session?"""
+
+    request: str
+
+
+class AskLog(Message):
+    """The output of a run (None: of the last one) on these ranks (None: all), at most the `last` lines of each."""
+
+    request: str
+    run: str | None
+    ranks: list[int] | None
+    last: int | None
+
+
+class AskStack(Message):
+    """Where is every rank?"""
+
+    request: str
+
+
+class Detach(Message):
+    """The last word of a client."""
+
+
+Request = Attach | Run | InterruptRun | Restart | Stop | AskStatus | AskLog | AskStack | Detach | Beat
+
+
+class Attached(Message):
+    """The gateway's welcome. `sequence` is the number of the newest record there is."""
+
+    version: int
+    session: str
+    world_size: int
+    sequence: int
+
+
+class Status(Message):
+    """The answer to `AskStatus`. Times in seconds; `lease_left` is None while the lease does not run."""
+
+    request: str
+    session: str
+    state: str
+    generation: int
+    ranks: list[RankStatus]
+    run: str | None
+    queued: list[str]
+    clients: int
+    uptime: float
+    lease: float
+    lease_left: float | None
+
+
+class LogText(Message):
+    """The answer to `AskLog`: whole lines of each rank, in the order in which they came."""
+
+    request: str
+    lines: list[tuple[int, Stream, str]]
+    omitted: int
+
+
+class Done(Message):
+    """The request was carried out."""
+
+    request: str
+
+
+class Refused(Message):
+    """The request cannot be carried out, and why. `request` is that of the request, or the id of its run."""
+
+    request: str
+    reason: str
+
+
+class Closed(Message):
+    """The last word of a gateway."""
+
+    reason: str
+
+
+Reply = Attached | Status | LogText | Done | Refused | Closed | Beat
+
+# ---- bytes -----------------------------------------------------------------------------------------------------------
+
+_encoder = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+"""The bytes of one message."""
+
+decode_event = msgspec.msgpack.Decoder(WorkerEvent).decode
+decode_task = msgspec.msgpack.Decoder(Task).decode
+decode_order = msgspec.msgpack.Decoder(Order).decode
+decode_report = msgspec.msgpack.Decoder(Report).decode
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_reply = msgspec.msgpack.Decoder(Reply).decode
+decode_record = msgspec.msgpack.Decoder(Record).decode
+decode_records = msgspec.msgpack.Decoder(list[Record]).decode
+
+RECORDS = b"R"
+"""First frame of a batch of records on a client's link; any other message goes as one frame."""
+
+
+def join(encoded: Iterable[bytes]) -> bytes:
+    """The msgpack array of messages that are bytes already (msgpack specification, format `array 32`)."""
+    parts = list(encoded)
+    return b"".join((b"\xdd", struct.pack(">I", len(parts)), *parts))

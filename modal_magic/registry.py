@@ -1,0 +1,130 @@
+"""The connection files: how a session is found and reached by any kernel or server of this user on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import itertools
+import os
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from modal_magic.errors import SessionError, UsageError
+
+__all__ = ["Connection", "claim", "folder_of", "forget", "names", "publish", "read", "runtime_folder"]
+
+
+class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a client must know to reach a session. `secret_key` lets its holder run code: the file is mode 0600."""
+
+    version: int
+    session: str
+    backend: str
+    host: str
+    port: int
+    gateway_key: str
+    public_key: str
+    secret_key: str
+    nodes: int
+    ranks_per_node: int
+    framework: str
+    gpu: str | None
+    environment: dict[str, str]
+    pid: int
+
+
+def runtime_folder() -> Path:
+    """Where connection files live: beside Jupyter's own, in a folder that only this user may enter."""
+    given = os.environ.get("MODAL_MAGIC_RUNTIME_DIR")
+    if given:
+        folder = Path(given)
+    else:
+        from jupyter_core.paths import jupyter_runtime_dir
+
+        folder = Path(jupyter_runtime_dir()) / "modal-magic"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def folder_of(session: str) -> Path:
+    """The folder of one session."""
+    return runtime_folder() / session
+
+
+def names() -> list[str]:
+    """The sessions that have a connection file, by name."""
+    return sorted(path.parent.name for path in runtime_folder().glob("*/connection.json"))
+
+
+def claim(session: str | None) -> str:
+    """Make the folder of a new session: of this name, or of the first of session-1, session-2 … that is free.
+
+    Raises UsageError when a session of this name is there.
+    """
+    if session is not None:
+        folder = folder_of(session)
+        if (folder / "connection.json").exists():
+            raise UsageError(f"there is a session {session!r} already: %modal_stop {session} ends it")
+        shutil.rmtree(folder, ignore_errors=True)  # what a session that died has left
+        folder.mkdir(mode=0o700)
+        return session
+    for number in itertools.count(1):
+        with contextlib.suppress(FileExistsError):
+            folder_of(f"session-{number}").mkdir(mode=0o700)
+            return f"session-{number}"
+    raise AssertionError
+
+
+def publish(connection: Connection) -> Path:
+    """Write the connection file of a session: complete or not at all, and readable by this user alone."""
+    folder = folder_of(connection.session)
+    descriptor, temporary = tempfile.mkstemp(dir=folder)  # mkstemp makes it 0600
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(connection)))
+    path = folder / "connection.json"
+    os.replace(temporary, path)
+    return path
+
+
+def read(session: str) -> Connection:
+    """The connection of a session.
+
+    Raises UsageError when there is no session of this name, with the nearest that there is, and SessionError when the
+    file is not what `publish` wrote: another user could have put it there to have cells sent to them.
+    """
+    path = folder_of(session) / "connection.json"
+    try:
+        if sys.platform != "win32":
+            found = path.lstat()
+            if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+                raise SessionError(
+                    f"{path} can be written or read by others, so it is not trusted: delete it and start the session anew"
+                )
+        connection = msgspec.json.decode(path.read_bytes(), type=Connection)
+    except FileNotFoundError:
+        raise UsageError(unknown_session(session)) from None
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SessionError(f"{path} is damaged ({error}): delete it and start the session anew") from None
+    if connection.session != session:
+        raise SessionError(f"{path} is that of session {connection.session!r}: delete it and start the session anew")
+    return connection
+
+
+def unknown_session(session: str) -> str:
+    """The sentence for a name that no session has."""
+    known = names()
+    near = difflib.get_close_matches(session, known, 1)
+    if near:
+        return f"there is no session {session!r}; did you mean {near[0]!r}?"
+    listed = f"there are {', '.join(map(repr, known))}" if known else "none is running: %%modal_distributed starts one"
+    return f"there is no session {session!r}: {listed}"
+
+
+def forget(session: str) -> None:
+    """Remove what is left of a session that is gone."""
+    shutil.rmtree(folder_of(session), ignore_errors=True)

@@ -1,0 +1,501 @@
+"""The client's handle on a session and on its runs: start, attach, run, ask, stop. The magics are a thin layer over it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from modal_magic import config, registry
+from modal_magic import protocol as p
+from modal_magic.backends.base import Backend, Plan
+from modal_magic.errors import GatewayLost, RankFailed, RunInterrupted, SessionClosed, SessionError, UsageError
+from modal_magic.link import Keys, Link, Loop
+from modal_magic.options import Options, Shape, parse_values, resolve
+from modal_magic.ranges import name_ranks
+from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours
+from modal_magic.view.model import RankView, RunView
+
+__all__ = ["Resources", "Run", "Session", "choose_backend"]
+
+ANSWER_SECONDS = 30.0
+"""How long a request waits for its answer."""
+ATTACH_SECONDS = 5.0
+"""How long a gateway has to answer the first word."""
+LOST_SECONDS = 4.0
+"""How long a gateway may be silent before a run on it is given up."""
+CELL_BYTES = 10_000_000
+"""The largest cell that is sent."""
+
+
+def choose_backend(name: str) -> str:
+    """`local` or `modal`; auto is Modal where a token is configured, as Modal's own client finds one."""
+    if name != "auto":
+        return name
+    configured = Path(os.environ.get("MODAL_CONFIG_PATH") or "~/.modal.toml").expanduser()
+    has_token = "MODAL_TOKEN_ID" in os.environ or (configured.is_file() and "token_id" in configured.read_text())
+    return "modal" if has_token else "local"
+
+
+class Resources:
+    """What the sessions of one process share: the loop thread and the backends. Close it to leave nothing behind."""
+
+    def __init__(self, backends: Mapping[str, Backend] | None = None) -> None:
+        self.loop = Loop()
+        self._backends: dict[str, Backend] = dict(backends or {})
+
+    def backend(self, name: str) -> Backend:
+        """The backend of this name. Raises UsageError where it cannot be had."""
+        if name not in self._backends:
+            if name == "modal":
+                raise UsageError(
+                    "the modal backend is not in this version of modal_magic yet: --backend local runs the same cell on "
+                    "this machine"
+                )
+            if os.name == "nt":
+                raise UsageError("the local backend runs on Linux and macOS: on Windows, use WSL")
+            from modal_magic.backends.local import LocalBackend
+
+            self._backends[name] = LocalBackend()
+        return self._backends[name]
+
+    def prepare(self, name: str = "local") -> None:
+        """Have a backend do in the background what the next session can be spared."""
+        with contextlib.suppress(UsageError, OSError):
+            self.backend(name).prepare()
+
+    def close(self) -> None:
+        """End the loop thread, and let go of what no session took."""
+        for backend in self._backends.values():
+            backend.close()
+        self.loop.close()
+
+
+class Run:
+    """One execution of a cell on some ranks, as its client sees it."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self.session = session
+        self.view = RunView(name)
+        self._events: queue.SimpleQueue[p.Event | None] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._lost: SessionError | None = None
+
+    @property
+    def id(self) -> str:
+        """The run's id, unique in its session."""
+        return self.view.run
+
+    @property
+    def ranks(self) -> dict[int, RankView]:
+        """What is known of the run on each of its ranks: `run.ranks[2].output`."""
+        return self.view.ranks
+
+    @property
+    def status(self) -> str:
+        """`queued`, `running`, `done`, `failed` or `interrupted`."""
+        return self.view.status
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is over on every rank."""
+        return self._over.is_set()
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait for the end of the run, and return it.
+
+        Raises RankFailed or RunInterrupted when that is how it ended, SessionClosed or GatewayLost when the session went
+        away, and TimeoutError after `timeout` seconds, when the run simply goes on.
+        """
+        if not self._over.wait(timeout):
+            raise TimeoutError(f"the run still goes on after {timeout:g} s")
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise what `wait` would raise of a run that is over."""
+        if self._lost is not None:
+            raise self._lost
+        if self.view.refusal:
+            raise UsageError(self.view.refusal)
+        if self.view.status == "failed":
+            sentence = strip_colours(failure_sentence(self.view))
+            raise RankFailed(sentence, self.view, tuple(failure_lines("RankFailed", self.view)))
+        if self.view.status == "interrupted":
+            raise RunInterrupted(self._interruption(), self.view)
+
+    def interrupt(self) -> None:
+        """Have all ranks leave the run. Asking twice does not make it worse."""
+        self.session._send(p.InterruptRun(self.id))
+
+    def events(self, patience: float | None) -> list[p.Event]:
+        """The events since the last call: waits up to `patience` seconds for the first. For views."""
+        found: list[p.Event] = []
+        with contextlib.suppress(queue.Empty):
+            event = self._events.get(timeout=patience)
+            while True:
+                if event is not None:
+                    found.append(event)
+                event = self._events.get_nowait()
+        return found
+
+    def settled(self, seconds: float) -> bool:
+        """Wait for the end of the run, for so many seconds. Whether it is over."""
+        return self._over.wait(seconds)
+
+    def _interruption(self) -> str:
+        places: dict[str, list[int]] = {}
+        for rank in self.view.ranks.values():
+            if rank.state == "interrupted":
+                places.setdefault(rank.where, []).append(rank.rank)
+        told = "; ".join(f"{name_ranks(ranks)} in {place}" for place, ranks in places.items())
+        lost = [rank.rank for rank in self.view.ranks.values() if rank.state == "lost"]
+        kept = (
+            f"{name_ranks(lost)} had to be killed and lost its variables" if lost else "variables are kept on all ranks"
+        )
+        return f"the run was interrupted{f' ({told})' if told else ''}; {kept}"
+
+    # -- called by the session, in the loop's thread
+
+    def _take(self, event: p.Event) -> None:
+        self.view.apply(event)
+        self._events.put(event)
+        if self.view.ended:
+            self._over.set()
+
+    def _give_up(self, error: SessionError) -> None:
+        if not self._over.is_set():
+            self._lost = error
+            self.view.status = "failed"
+            self._over.set()
+            self._events.put(None)
+
+    def _refuse(self, reason: str) -> None:
+        self.view.refusal, self.view.status = reason, "failed"
+        self._over.set()
+        self._events.put(None)
+
+
+class Session:
+    """A named set of ranks that stays up between cells.
+
+        with modal_magic.Session(replicas=4) as session:
+            run = session.run("print(rank)").wait()
+            run.ranks[2].output
+
+    Keyword arguments are the options of `%%modal_distributed` under their config names. Leaving the `with` block ends the
+    session; without one it lives until `stop`, or until its lease is over.
+
+    Raises UsageError for options that make no sense and SessionError when the session cannot be started.
+    """
+
+    def __init__(self, *, resources: Resources | None = None, **options: Any) -> None:
+        given = parse_values(options, "Session")
+        layers = config.from_file(Path.cwd()), config.from_environment(os.environ)
+        self._begin(resources, resolve(*layers, given))
+
+    @classmethod
+    def start(cls, resources: Resources, options: Options) -> Self:
+        """A new session of options that are resolved already."""
+        session = cls.__new__(cls)
+        session._begin(resources, options)
+        return session
+
+    @classmethod
+    def attach(cls, name: str, resources: Resources | None = None) -> Self:
+        """The session of this name, which another kernel may have started.
+
+        Raises UsageError when there is none, SessionError when its connection file is not to be trusted, and GatewayLost
+        when its gateway does not answer; what is left of it is then removed.
+        """
+        session = cls.__new__(cls)
+        session._set_up(resources)
+        session._connect(registry.read(name))
+        return session
+
+    # -- what users do
+
+    def run(
+        self,
+        source: str,
+        *,
+        ranks: Sequence[int] | None = None,
+        output_limit: int | None = Options().output_limit,
+        cell: int = 0,
+        first_line: int = 1,
+    ) -> Run:
+        """Run the text of a cell on these ranks (None: all). Returns at once; `wait` waits.
+
+        `output_limit` is in bytes of text over all ranks; what is past it stays in the session's log. `cell` and
+        `first_line` make tracebacks speak of `In[cell]` and of the notebook's lines.
+
+        Raises UsageError for a cell that cannot be sent; nothing has happened then.
+        """
+        self._check_open()
+        if not source.strip():
+            raise UsageError("the cell is empty: there is nothing to run")
+        if len(source) > CELL_BYTES:
+            raise UsageError(
+                f"the cell has {len(source) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a "
+                "file and have the ranks read it"
+            )
+        if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < self.world_size]):
+            raise UsageError(f"there is no {name_ranks(unknown)}: the session has ranks 0-{self.world_size - 1}")
+        run = Run(self, uuid.uuid4().hex[:12])
+        self._runs[run.id] = run
+        task = p.Execute(run.id, source, cell, first_line)
+        self._send(p.Run(task, None if ranks is None else sorted(set(ranks)), output_limit))
+        return run
+
+    def status(self) -> p.Status:
+        """How the session is. Raises GatewayLost when it does not answer."""
+        return self._ask(p.AskStatus, p.Status)
+
+    def logs(
+        self, ranks: Sequence[int] | None = None, last: int | None = None, run: str | None = None
+    ) -> list[tuple[int, p.Stream, str]]:
+        """The lines that ranks wrote in a run (None: in the last one): rank, stream, text."""
+        return self._ask(p.AskLog, p.LogText, run, None if ranks is None else list(ranks), last).lines
+
+    def restart(self, ranks: Sequence[int] | None = None) -> None:
+        """Start these ranks anew (None: all), without variables, and wait until they are ready."""
+        self._ask(p.Restart, p.Done, None if ranks is None else list(ranks))
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """End the session and wait until nothing is left of it. Raises SessionError when something is, after `seconds`."""
+        if not self.closed:
+            with contextlib.suppress(SessionError):
+                self._send(p.Stop("it was stopped"))
+                self._closing.wait(seconds)
+        self._shut(SessionClosed(f"session {self.name!r} was stopped"))
+        if self._own_resources or self.backend_name in self._resources._backends:
+            backend = self._resources.backend(self.backend_name)
+            if not backend.finish(self.name, seconds):
+                raise SessionError(f"session {self.name!r} did not end within {seconds:g} s")
+        self._close_resources()
+
+    def detach(self) -> None:
+        """Leave the session running and let go of it. Its lease begins when nobody is attached and no run goes on."""
+        self._shut(SessionClosed(f"this kernel has let go of session {self.name!r}"), p.Detach())
+        self._close_resources()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else f"{self.world_size} ranks, {self.backend_name}"
+        return f"<modal_magic session {self.name!r}: {state}>"
+
+    # -- beginnings
+
+    def _begin(self, resources: Resources | None, options: Options) -> None:
+        self._set_up(resources)
+        shape = options.shape()
+        self.backend_name = choose_backend(options.backend)
+        backend = self._resources.backend(self.backend_name)
+        name = registry.claim(options.session)
+        plan = Plan(
+            session=name,
+            nodes=shape.replicas,
+            ranks_per_node=shape.nproc_per_node,
+            gpu=shape.gpu,
+            framework=shape.framework,
+            environment=dict(shape.env),
+            lease=options.lease,
+        )
+        try:
+            reached = backend.start(plan)
+        except BaseException:
+            registry.forget(name)
+            self._close_resources()
+            raise
+        connection = registry.Connection(
+            version=p.VERSION,
+            session=name,
+            backend=self.backend_name,
+            host=reached.host,
+            port=reached.port,
+            gateway_key=reached.gateway_key,
+            public_key=reached.client_keys.public,
+            secret_key=reached.client_keys.secret,
+            nodes=plan.nodes,
+            ranks_per_node=plan.ranks_per_node,
+            framework=plan.framework,
+            gpu=plan.gpu,
+            environment=plan.environment,
+            pid=reached.pid,
+        )
+        registry.publish(connection)
+        self._connect(connection)
+
+    def _set_up(self, resources: Resources | None) -> None:
+        self._own_resources = resources is None
+        self._resources = resources or Resources()
+        self._runs: dict[str, Run] = {}
+        self._answers: dict[str, Future[Any]] = {}
+        self._attached = threading.Event()
+        self._closing = threading.Event()
+        self._link: Link | None = None
+        self._seen = 0
+        self._error: SessionError | None = None
+        self._giving_up: threading.Timer | None = None
+        self.state = "launching"
+        self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def _connect(self, connection: registry.Connection) -> None:
+        self.connection = connection
+        self.name = connection.session
+        self.backend_name = connection.backend
+        self.world_size = connection.nodes * connection.ranks_per_node
+        self.shape = Shape(
+            replicas=connection.nodes,
+            nproc_per_node=connection.ranks_per_node,
+            gpu=connection.gpu,
+            backend=connection.backend,
+            framework=connection.framework,
+            env=tuple(sorted(connection.environment.items())),
+        )
+        self._client = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._link = self._resources.loop.open(
+            connection.host,
+            connection.port,
+            connection.gateway_key,
+            Keys(connection.public_key, connection.secret_key),
+            self._client.encode(),
+            self._on_frames,
+            self._on_silence,
+        )
+        self._send(p.Attach(p.VERSION, self._client, 0))
+        if not self._attached.wait(ATTACH_SECONDS) or self._error is not None:
+            error = self._error or GatewayLost(
+                f"the gateway of session {self.name!r} does not answer, so what was left of the session is removed"
+            )
+            self._shut(error)
+            self._close_resources()
+            if isinstance(error, GatewayLost):
+                registry.forget(self.name)
+            raise error
+
+    # -- the link; `_on_…` are called in the loop's thread
+
+    @property
+    def closed(self) -> bool:
+        """Whether the session is gone, or this kernel has let go of it."""
+        return self._error is not None
+
+    def _check_open(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _send(self, message: p.Request) -> None:
+        self._check_open()
+        assert self._link is not None
+        self._resources.loop.send(self._link, message)
+
+    def _ask(self, make: type[p.Message], expected: type[Any], *rest: Any) -> Any:
+        name = uuid.uuid4().hex[:12]
+        answer: Future[Any] = Future()
+        self._answers[name] = answer
+        try:
+            self._send(make(name, *rest))  # type: ignore[arg-type]
+            return answer.result(ANSWER_SECONDS)
+        except FutureTimeout:
+            raise GatewayLost(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s") from None
+        finally:
+            del self._answers[name]
+
+    def _on_frames(self, frames: list[bytes]) -> None:
+        if frames[0] == p.RECORDS and len(frames) == 2:
+            for record in p.decode_records(frames[1]):
+                self._on_record(record)
+            return
+        match p.decode_reply(frames[0]):
+            case p.Attached():
+                self._attached.set()
+            case p.Refused(request=request, reason=reason):
+                self._on_refusal(request, reason)
+            case p.Closed(reason=reason):
+                self._closing.set()
+                self._shut(SessionClosed(f"session {self.name!r} is closed: {reason}"))
+            case p.Status() | p.LogText() | p.Done() as reply:
+                if (answer := self._answers.get(reply.request)) is not None:
+                    answer.set_result(reply)
+
+    def _on_record(self, record: p.Record) -> None:
+        if record.sequence <= self._seen:
+            return
+        self._seen = record.sequence
+        event = record.event
+        if isinstance(event, p.Lost):
+            for run in self._runs.values():
+                run._take(event)
+        elif isinstance(event, p.Notice):
+            self.notices.put(event.text)
+        elif isinstance(event, p.SessionChanged):
+            self.state = event.state
+            if event.state == "degraded" and event.reason:
+                self.notices.put(event.reason)
+        name = getattr(event, "run", None)
+        if name in self._runs:
+            run = self._runs[name]
+            run._take(event)
+            if run.done:
+                del self._runs[name]
+
+    def _on_refusal(self, request: str, reason: str) -> None:
+        if request in self._runs:
+            self._runs.pop(request)._refuse(reason)
+        elif request in self._answers:
+            self._answers[request].set_exception(UsageError(reason))
+        elif request == self._client:
+            self._error = SessionError(reason)
+            self._attached.set()
+        elif not request and self._link is not None:
+            # The gateway has forgotten us, as it does a client that was silent for long: a kernel can be busy in C.
+            self._resources.loop.send(self._link, p.Attach(p.VERSION, self._client, self._seen))
+
+    def _on_silence(self, silent: bool) -> None:
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+            self._giving_up = None
+        if not silent or self._link is None or not self._attached.is_set():
+            return
+        self._resources.loop.send(self._link, p.Attach(p.VERSION, self._client, self._seen))
+        lost = GatewayLost(
+            f"the gateway of session {self.name!r} does not answer any more: its ranks end by themselves, and their "
+            f"variables are lost. The next cell starts a new session"
+        )
+        self._giving_up = threading.Timer(LOST_SECONDS - p.SILENCE_SECONDS, self._shut, [lost])
+        self._giving_up.daemon = True
+        self._giving_up.start()
+
+    def _shut(self, error: SessionError, last: p.Message | None = None) -> None:
+        if self._error is None:
+            self._error = error
+        if self._giving_up is not None:
+            self._giving_up.cancel()
+        if self._link is not None:
+            self._resources.loop.shut(self._link, last)
+        for run in list(self._runs.values()):
+            run._give_up(error)
+        self._runs.clear()
+        for answer in list(self._answers.values()):
+            if not answer.done():
+                answer.set_exception(error)
+
+    def _close_resources(self) -> None:
+        if self._own_resources:
+            self._resources.close()

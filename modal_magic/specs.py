@@ -1,0 +1,158 @@
+"""What a process is told at its birth, and the words between a zygote and those that use it.
+
+backend ──Take, StartGateway, StartAgent──▶ zygote ◀──Fork, End── agent
+        ◀──Ready, GatewayUp, Unable───────         ──Exited────▶
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from modal_magic.protocol import Message, Part, Place, Store
+
+# ---- specifications: made by a backend, never by a peer ----------------------------------------------------------
+
+
+class GatewaySpec(Part):
+    """All that a gateway must know. Keys are Z85; `lease` is in seconds; `folder` is the session's own."""
+
+    session: str
+    host: str
+    public_key: str
+    secret_key: str
+    client_key: str
+    node_key: str
+    nodes: int
+    ranks_per_node: int
+    framework: str
+    accelerated: bool
+    i6pn: bool
+    environment: dict[str, str]
+    lease: float
+    folder: str
+
+
+class AgentSpec(Part):
+    """All that an agent must know. `address` is its node's; GPUs from `first_accelerator` on are the node's own."""
+
+    session: str
+    node_rank: int
+    gateway_host: str
+    gateway_port: int
+    gateway_key: str
+    public_key: str
+    secret_key: str
+    address: str
+    framework: str
+    cores: int
+    first_accelerator: int
+    folder: str
+
+
+class WorkerSpec(Part):
+    """All that a worker must know."""
+
+    session: str
+    place: Place
+    generation: int
+    store: Store | None
+    framework: str
+
+
+# ---- backend → zygote --------------------------------------------------------------------------------------------
+
+
+class Take(Message):
+    """You belong to a session now: take on the kernel's working directory, import path and environment."""
+
+    folder: str
+    directory: str
+    path: list[str]
+    environment: dict[str, str]
+
+
+class StartGateway(Message):
+    """Fork the gateway of the session."""
+
+    spec: GatewaySpec
+
+
+class StartAgent(Message):
+    """Fork the agent of a node."""
+
+    spec: AgentSpec
+
+
+BackendWord = Take | StartGateway | StartAgent
+
+
+# ---- zygote → backend --------------------------------------------------------------------------------------------
+
+
+class Ready(Message):
+    """The zygote has imported what it was asked to. `missing` are modules that are not installed here."""
+
+    pid: int
+    seconds: float
+    missing: list[str]
+
+
+class GatewayUp(Message):
+    """The gateway can be reached."""
+
+    pid: int
+    client_port: int
+    node_port: int
+
+
+class Unable(Message):
+    """What was asked for could not be done."""
+
+    reason: str
+
+
+ZygoteWord = Ready | GatewayUp | Unable
+
+
+# ---- agent ⇄ zygote ----------------------------------------------------------------------------------------------
+
+
+class Fork(Message):
+    """Fork a worker. Four descriptors travel with it: control, lifeline, stdout, stderr."""
+
+    spec: WorkerSpec
+
+
+class End(Message):
+    """Kill the process of a rank with all that it started."""
+
+    rank: int
+
+
+class Forked(Message):
+    """The worker of a rank has this process id. `warning` says why it was spawned where it could not be forked."""
+
+    rank: int
+    pid: int
+    warning: str
+
+
+class Exited(Message):
+    """The worker of a rank is gone. `status` is that of waitpid."""
+
+    rank: int
+    pid: int
+    status: int
+
+
+class GatewayGone(Message):
+    """The gateway is gone, and so is the session."""
+
+
+AgentWord = Fork | End
+ZygoteToAgent = Forked | Exited | GatewayGone
+
+decode_backend_word = msgspec.msgpack.Decoder(BackendWord).decode
+decode_zygote_word = msgspec.msgpack.Decoder(ZygoteWord).decode
+decode_agent_word = msgspec.msgpack.Decoder(AgentWord).decode
+decode_zygote_to_agent = msgspec.msgpack.Decoder(ZygoteToAgent).decode

@@ -1,0 +1,1 @@
+"""What people see of a session: pure models first, then their texts."""

@@ -1,0 +1,115 @@
+"""A run in the output of a cell: pages of text as they come, within what a Jupyter server lets through."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from modal_magic import protocol as p
+from modal_magic.view.text import TextView, bytes_in_words
+
+if TYPE_CHECKING:
+    from modal_magic.session import Run
+
+__all__ = ["Allowance", "follow"]
+
+BURST_BYTES = 2_400_000
+RATE_BYTES = 800_000
+"""Jupyter servers drop output past 1 MB/s and 1000 messages/s, each averaged over 3 s (`iopub_data_rate_limit`,
+`rate_limit_window` of jupyter_server); JSON makes text a little longer than it is."""
+PIECE = 200_000
+"""Text goes out in pieces of about so many characters."""
+TURN_SECONDS = 0.02
+"""After one page the next gathers so long; the first goes out at once."""
+MERGE_TURN_SECONDS = 0.1
+"""The same where equal lines are merged: the slower ranks need time to say them."""
+
+
+class Allowance:
+    """How much may be sent now (a token bucket). `clock` gives seconds."""
+
+    def __init__(self, burst: int = BURST_BYTES, rate: int = RATE_BYTES, clock: Callable[[], float] = time.monotonic):
+        self._burst, self._rate, self._clock = burst, rate, clock
+        self._left, self._at = float(burst), clock()
+
+    def take(self, size: int) -> bool:
+        """Whether `size` bytes may go out now; if so, they are counted. A piece larger than the burst goes when it is full."""
+        now = self._clock()
+        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < min(size, self._burst):
+            return False
+        self._left -= size
+        return True
+
+
+def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
+    """Show a run until it is over, and pass the kernel's interrupt on to its ranks.
+
+    `paced` keeps within what a Jupyter server lets through. With `limited`, what is still held back when the run is over
+    is dropped for one line that says how much there is in the log, so that the prompt comes back at once.
+    """
+    allowance = Allowance() if paced else Allowance(burst=1 << 60)
+    waiting: deque[tuple[p.Stream, str] | p.Display] = deque()
+    turn_seconds = MERGE_TURN_SECONDS if view.merging else TURN_SECONDS
+    last_turn = 0.0
+    while True:
+        try:
+            over = run.done
+            if not over:
+                pause = last_turn + turn_seconds - time.monotonic()
+                if pause > 0:
+                    run.settled(pause)
+            events = run.events(0 if over or waiting else 1.0)
+            for part in view.turn(events, last=over).parts:
+                waiting.extend(_pieces(part))
+            last_turn = time.monotonic() if events else 0.0
+            while waiting and allowance.take(_size(waiting[0])):
+                _show(waiting.popleft())
+            if over and (limited or not waiting):
+                break
+            if waiting:
+                time.sleep(TURN_SECONDS)
+        except KeyboardInterrupt:
+            run.interrupt()
+    _say_what_is_missing(run.view.withheld + sum(_size(part) for part in waiting), run.session.name)
+
+
+def _say_what_is_missing(size: int, session: str) -> None:
+    if size:
+        print(f"… {bytes_in_words(size)} more: %modal_logs --session {session}", flush=True)
+
+
+def _pieces(part: tuple[p.Stream, str] | p.Display) -> list[tuple[p.Stream, str] | p.Display]:
+    """Text in pieces that end where lines end, so that no line is cut where the rest is dropped."""
+    if isinstance(part, p.Display) or len(part[1]) <= PIECE:
+        return [part]
+    stream, text = part
+    pieces: list[tuple[p.Stream, str] | p.Display] = []
+    start = 0
+    while start < len(text):
+        end = text.find("\n", start + PIECE) + 1 or len(text)
+        pieces.append((stream, text[start:end]))
+        start = end
+    return pieces
+
+
+def _size(part: tuple[p.Stream, str] | p.Display) -> int:
+    return len(part[1]) if isinstance(part, tuple) else sum(len(str(value)) for value in part.data.values())
+
+
+def _show(part: tuple[p.Stream, str] | p.Display) -> None:
+    if isinstance(part, tuple):
+        target = sys.stdout if part[0] == "stdout" else sys.stderr
+        target.write(part[1])
+        target.flush()
+        return
+    if part.kind == "clear":
+        return  # one rank must not clear what the others have shown
+    from IPython.display import publish_display_data
+
+    transient = {"display_id": f"rank-{part.rank}-{part.display_id}"} if part.display_id else None
+    publish_display_data(part.data, part.metadata, transient=transient, update=part.kind == "update")

@@ -1,0 +1,84 @@
+"""The words for a run that did not end well: the first true cause, the other ranks, what was kept, what to do."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from modal_magic.protocol import RemoteError
+from modal_magic.ranges import name_ranks
+from modal_magic.view.model import RankView, RunView
+
+__all__ = ["failure_lines", "failure_sentence", "strip_colours"]
+
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+RED, RESET = "\x1b[31m", "\x1b[0m"
+
+
+def strip_colours(text: str) -> str:
+    """A text without ANSI colours."""
+    return _ANSI.sub("", text)
+
+
+def _groups(ranks: Iterable[RankView]) -> list[tuple[list[int], RankView]]:
+    """Ranks whose failure reads the same, told once, in the order in which they failed."""
+    found: dict[tuple[str, ...], tuple[list[int], RankView]] = {}
+    for rank in ranks:
+        error = rank.error
+        key = (rank.lost,) if error is None else (error.name, error.message, str(error.line), *error.traceback)
+        found.setdefault(key, ([], rank))[0].append(rank.rank)
+    return list(found.values())
+
+
+def _be(ranks: list[int]) -> str:
+    return "is" if len(ranks) == 1 else "are"
+
+
+def _cause(numbers: list[int], rank: RankView) -> str:
+    who = name_ranks(numbers)
+    if rank.error is None:
+        return f"{who} {rank.lost or 'could not take the cell'}"
+    error: RemoteError = rank.error
+    place = f" at cell line {error.line}" if error.line else ""
+    message = error.message.strip().split("\n")[0][:300]
+    return f"{who} raised {error.name}{': ' + message if message else ''}{place}"
+
+
+def failure_sentence(run: RunView) -> str:
+    """What happened, on which rank and where, what was kept and what to do next, in a few short sentences."""
+    culprits = [run.ranks[number] for number in run.culprits if number in run.ranks]
+    if not culprits:
+        return run.refusal or "the run ended without a word from its ranks"
+    sentences = [_cause(*_groups(culprits)[0])]
+    rest = [group for group in _groups(culprits)[1:]]
+    if rest:
+        sentences.append("; then ".join(_cause(*group) for group in rest[:3]))
+    others = [rank for rank in run.ranks.values() if rank.rank not in run.culprits]
+    interrupted = [rank for rank in others if rank.state == "interrupted"]
+    by_place: dict[str, list[int]] = {}
+    for rank in interrupted:
+        by_place.setdefault(rank.where, []).append(rank.rank)
+    for where, numbers in by_place.items():
+        sentences.append(f"{name_ranks(numbers)} {'was' if len(numbers) == 1 else 'were'} interrupted in {where}")
+    lost = [rank.rank for rank in run.ranks.values() if rank.state == "lost"]
+    kept = [rank.rank for rank in run.ranks.values() if rank.state != "lost"]
+    if lost:
+        again = f"{name_ranks(lost)} {_be(lost)} started again without variables"
+        sentences.append(
+            f"{again}; {name_ranks(kept)} {'keeps its' if len(kept) == 1 else 'keep their'} own" if kept else again
+        )
+    else:
+        sentences.append("variables are kept on all ranks")
+    return (
+        ". ".join(sentence[0].upper() + sentence[1:] if index else sentence for index, sentence in enumerate(sentences))
+        + "."
+    )
+
+
+def failure_lines(name: str, run: RunView) -> list[str]:
+    """The lines that a notebook shows: each different remote traceback once, then the sentence."""
+    lines: list[str] = []
+    for numbers, rank in _groups(run.ranks[number] for number in run.culprits if number in run.ranks):
+        if rank.error is not None:
+            lines += [f"{RED}[{name_ranks(numbers)}]{RESET}", *rank.error.traceback, ""]
+    return [*lines, f"{RED}{name}{RESET}: {failure_sentence(run)}"]

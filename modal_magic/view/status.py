@@ -1,0 +1,43 @@
+"""A session's status as text."""
+
+from __future__ import annotations
+
+from modal_magic.protocol import Status
+from modal_magic.ranges import name_ranks
+
+__all__ = ["seconds_in_words", "status_lines"]
+
+
+def seconds_in_words(seconds: float) -> str:
+    """A time as people read it: `0.4 s`, `12 s`, `2:19`, `1:41:07`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def status_lines(status: Status, shape: str) -> list[str]:
+    """What a session is and how its ranks are; ranks that agree share a line."""
+    lease = (
+        f"lease {seconds_in_words(status.lease)}, not running"
+        if status.lease_left is None
+        else f"lease runs out in {seconds_in_words(status.lease_left)}"
+    )
+    kernels = f"{status.clients} kernel{'s' * (status.clients != 1)} attached"
+    lines = [
+        f"{status.session}: {status.state}, {len(status.ranks)} ranks, up {seconds_in_words(status.uptime)}, {kernels}, {lease}",
+        f"  shape {shape}",
+    ]
+    groups: dict[tuple[str, str, int], list[int]] = {}
+    for rank in status.ranks:
+        groups.setdefault((rank.state, rank.device, rank.node_rank), []).append(rank.rank)
+    for (state, device, node_rank), ranks in groups.items():
+        pids = ", ".join(str(rank.pid) for rank in status.ranks if rank.rank in ranks and rank.pid)
+        shown = f", pid {pids}" if len(ranks) <= 8 and pids else ""
+        lines.append(f"  {name_ranks(ranks)} on node {node_rank}: {state}{f' on {device}' if device else ''}{shown}")
+    if status.run is not None:
+        lines.append(f"  run {status.run} goes on, {len(status.queued)} more wait")
+    return lines

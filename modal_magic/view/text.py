@@ -1,0 +1,115 @@
+"""A run as lines of text: `[rank 2] text`, whole lines, equal lines of many ranks merged, a flood ended in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from modal_magic import protocol as p
+from modal_magic.lines import LineAssembler
+from modal_magic.ranges import name_ranks
+
+__all__ = ["MERGE_FROM", "Page", "TextView", "bytes_in_words"]
+
+MERGE_FROM = 9
+"""From so many ranks on equal lines are merged."""
+
+
+@dataclass(slots=True)
+class Page:
+    """What is to be shown next: parts in order, each text for a stream or a rich output with its label before it."""
+
+    parts: list[tuple[p.Stream, str] | p.Display] = field(default_factory=list)
+
+    def write(self, stream: p.Stream, text: str) -> None:
+        """Add text; text of the same stream is put together."""
+        if self.parts and isinstance(self.parts[-1], tuple) and self.parts[-1][0] == stream:
+            self.parts[-1] = stream, self.parts[-1][1] + text
+        else:
+            self.parts.append((stream, text))
+
+
+def bytes_in_words(count: int) -> str:
+    """A number of bytes as people read it: `180 MB`."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.3g} {unit}"
+    return f"{count} bytes"
+
+
+@dataclass(slots=True)
+class Merged:
+    """A line that several ranks have said, waiting for the others."""
+
+    stream: p.Stream
+    line: str
+    ranks: set[int]
+    old: bool = False
+
+
+class TextView:
+    """Turns the events of a run into pages. `show` names the ranks whose output is wanted, None for all.
+
+    A class because lines that are not finished yet must be kept between events.
+    """
+
+    def __init__(self, world_size: int, show: Collection[int] | None = None, merge: bool | None = None) -> None:
+        self._show = frozenset(range(world_size) if show is None else show)
+        self.merging = len(self._show) >= MERGE_FROM if merge is None else merge
+        self._labels = {rank: f"[rank {rank}] " for rank in self._show}
+        self._assembler = LineAssembler()
+        self._merged: list[Merged] = []
+        self._by_line: dict[tuple[p.Stream, str], list[Merged]] = {}
+
+    def turn(self, events: Collection[p.Event], last: bool) -> Page:
+        """The page that these events make. `last` says that no more will come, so nothing is held back."""
+        page = Page()
+        for event in events:
+            if isinstance(event, p.Output) and event.rank in self._show:
+                lines = self._assembler.feed(event.rank, event.stream, event.text)
+                self._write(page, event.rank, event.stream, lines)
+            elif isinstance(event, p.Display) and event.rank in self._show:
+                self._display(page, event)
+        if last:
+            for rank, stream, line in self._assembler.flush():
+                self._write(page, rank, stream, [line])
+        self._flush_merged(page, everything=last)
+        return page
+
+    def _write(self, page: Page, rank: int, stream: p.Stream, lines: list[str]) -> None:
+        if not lines:
+            return
+        if not self.merging:
+            label = self._labels[rank]
+            page.write(stream, label + f"\n{label}".join(lines) + "\n")
+            return
+        for line in lines:
+            # The n-th time that a rank says a line goes with the n-th time that others do.
+            waiting = self._by_line.setdefault((stream, line), [])
+            merged = next((entry for entry in waiting if rank not in entry.ranks), None)
+            if merged is None:
+                merged = Merged(stream, line, set())
+                waiting.append(merged)
+                self._merged.append(merged)
+            merged.ranks.add(rank)
+
+    def _flush_merged(self, page: Page, everything: bool) -> None:
+        """Write the lines that all ranks have said or that have waited a turn, and those before them."""
+        ripe = [index for index, entry in enumerate(self._merged) if entry.old or entry.ranks == self._show]
+        count = len(self._merged) if everything else ripe[-1] + 1 if ripe else 0
+        for entry in self._merged[:count]:
+            page.write(entry.stream, f"[{name_ranks(entry.ranks)}] {entry.line}\n")
+        del self._merged[:count]
+        self._by_line.clear()
+        for entry in self._merged:
+            entry.old = True
+            self._by_line.setdefault((entry.stream, entry.line), []).append(entry)
+
+    def _display(self, page: Page, event: p.Display) -> None:
+        if event.kind in ("display", "result"):
+            if event.data.keys() <= {"text/plain"} and event.display_id is None:
+                self._write(page, event.rank, "stdout", str(event.data.get("text/plain", "")).split("\n"))
+                return
+            self._flush_merged(page, everything=True)
+            page.write("stdout", f"[rank {event.rank}]\n")
+        page.parts.append(event)
