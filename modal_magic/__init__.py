@@ -1,7 +1,7 @@
 """modal_magic: cells on N ranks, from a notebook.
 
-`%load_ext modal_magic` gives the magics, `modal_magic.Session` the same from Python. Importing this module loads none of
-torch, modal, IPython and ipywidgets.
+`%load_ext modal_magic` gives the magics, `modal_magic.Session` the same from Python. Importing this module loads none
+of torch, modal, IPython and ipywidgets.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from modal_magic.options import POSITIONALS, TABLES, Option
+from modal_magic.options import POSITIONALS, TABLES
+from modal_magic.reading import Option
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult

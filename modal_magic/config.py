@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modal_magic.errors import UsageError
-from modal_magic.options import OPTIONS, Option, did_you_mean, parse_values, read_value
+from modal_magic.options import OPTIONS
+from modal_magic.reading import Option, did_you_mean, parse_values, read_value
 
 __all__ = ["INTERNAL_VARIABLES", "from_environment", "from_file"]
 
@@ -36,7 +37,7 @@ def from_file(cwd: Path) -> dict[str, object]:
         for name in ("modal_magic.toml", "pyproject.toml"):
             path = folder / name
             if settings := _settings(path):
-                return parse_values(settings, str(path))
+                return parse_values(settings, OPTIONS, str(path))
     return {}
 
 

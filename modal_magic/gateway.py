@@ -18,8 +18,8 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic import state as s
-from modal_magic.link import Keys, allow_only, serve
 from modal_magic.lines import read_lines
+from modal_magic.link import Keys, allow_only, poll, readiness, serve
 from modal_magic.log import EventLog
 from modal_magic.specs import GatewaySpec, GatewayUp
 from modal_magic.topology import Topology
@@ -124,7 +124,7 @@ class Gateway:
             for timer in self.timers.fired(now):
                 self._handle(s.Fired(timer))
             wake = min([next_beat, *self.timers.due.values()])
-            ready = dict(poller.poll(max(0, (wake - time.monotonic()) * 1000)))
+            ready = poll(poller, wake - time.monotonic())
             if self.node_socket in ready:
                 self._drain(self.node_socket, self._from_node)
             if self.client_socket in ready:
@@ -189,8 +189,8 @@ class Gateway:
             self._record_output(event)
             return
         self._record(event)
-        if type(event) in s.RANK_EVENTS:
-            self._handle(event)  # type: ignore[arg-type]
+        if isinstance(event, p.RankEvent):  # the machine wants to hear these; the others are only logged
+            self._handle(event)
 
     # -- clients
 
@@ -354,7 +354,7 @@ class Gateway:
         beat = p.encode(p.Beat())
         for identity, (node_rank, heard) in list(self.nodes.items()):
             self._send(self.node_socket, identity, beat)
-            if now - heard > p.SILENCE_SECONDS and not self.node_socket.getsockopt(zmq.EVENTS) & zmq.POLLIN:
+            if now - heard > p.SILENCE_SECONDS and not readiness(self.node_socket) & zmq.POLLIN:
                 del self.nodes[identity]
                 self._handle(s.NodeGone(node_rank, f"is on node {node_rank}, which stopped answering"))
         gone = [identity for identity, client in self.clients.items() if now - client.heard > 2 * p.SILENCE_SECONDS]

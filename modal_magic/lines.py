@@ -86,8 +86,8 @@ def read_lines(
         return list(kept), omitted
     chosen: list[tuple[int, Stream, str]] = []
     taken: dict[int, int] = {}
-    for line in reversed(kept):
-        if taken.get(line[0], 0) < last:
-            taken[line[0]] = taken.get(line[0], 0) + 1
-            chosen.append(line)
+    for entry in reversed(kept):
+        if taken.get(entry[0], 0) < last:
+            taken[entry[0]] = taken.get(entry[0], 0) + 1
+            chosen.append(entry)
     return chosen[::-1], omitted + len(kept) - len(chosen)

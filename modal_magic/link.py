@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from modal_magic import protocol as p
 
-__all__ = ["Keys", "Link", "Loop", "allow_only", "connect", "endpoint", "make_keys", "serve"]
+__all__ = ["Keys", "Link", "Loop", "allow_only", "connect", "endpoint", "make_keys", "poll", "readiness", "serve"]
 
 BACKLOG = 1000
 """How many frames a socket queues before it pushes back."""
@@ -51,8 +53,8 @@ def _prepare(socket: zmq.Socket[bytes]) -> None:
 def serve(context: zmq.Context[zmq.Socket[bytes]], host: str, keys: Keys, domain: str) -> tuple[zmq.Socket[bytes], int]:
     """A ROUTER bound to a free port of `host`, which admits only what the domain's allow-list names. And the port.
 
-    It tells when a peer cannot take more (ROUTER_MANDATORY), so that nothing is dropped in silence, and lets a peer that
-    comes back under its identity replace its dead connection (ROUTER_HANDOVER).
+    It tells when a peer cannot take more (ROUTER_MANDATORY), so that nothing is dropped in silence, and lets a peer
+    that comes back under its identity replace its dead connection (ROUTER_HANDOVER).
     """
     socket: zmq.Socket[bytes] = context.socket(zmq.ROUTER)
     _prepare(socket)
@@ -89,6 +91,19 @@ def connect(
     socket.curve_secretkey = keys.secret.encode()
     socket.connect(endpoint(host, port))
     return socket
+
+
+def poll(poller: zmq.Poller, seconds: float) -> dict[Any, int]:
+    """What of the poller is ready within so many seconds, by socket or descriptor.
+
+    ZeroMQ waits whole milliseconds: a part of one counts as one, for rounded down it would be a busy loop.
+    """
+    return dict(poller.poll(max(0, math.ceil(seconds * 1000))))
+
+
+def readiness(socket: zmq.Socket[bytes]) -> int:
+    """What can be done with a socket at once: `zmq.POLLIN`, `zmq.POLLOUT` or both, as bits."""
+    return int(socket.get(zmq.EVENTS))
 
 
 class _AllowList:
@@ -192,7 +207,7 @@ class Loop:
         self._submit(job)
 
     def close(self) -> None:
-        """End the thread and every link. Safe to call twice, and in a process forked off the kernel (then it does nothing)."""
+        """End the thread and every link. Safe to call twice, and in a fork of the kernel (where it does nothing)."""
         if self._thread is None or os.getpid() != self._owner:
             return
 
@@ -234,7 +249,7 @@ class Loop:
             if now >= next_beat:
                 next_beat = now + p.BEAT_SECONDS
                 self._beat(beat, now)
-            ready = dict(self._poller.poll(max(1.0, (next_beat - time.monotonic()) * 1000)))
+            ready = poll(self._poller, next_beat - time.monotonic())
             if ready.pop(bell, None):
                 bell.recv()
                 self._jobs.popleft()()
@@ -266,7 +281,7 @@ class Loop:
             if not link.silent:
                 link.socket.send(beat, zmq.DONTWAIT)
             # Only silence with nothing left to read is silence: a busy kernel may itself have been late.
-            late = now - link.heard > p.SILENCE_SECONDS and not link.socket.getsockopt(zmq.EVENTS) & zmq.POLLIN
+            late = now - link.heard > p.SILENCE_SECONDS and not readiness(link.socket) & zmq.POLLIN
             if late and not link.silent:
                 link.silent = True
                 link.on_silence(True)

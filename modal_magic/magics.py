@@ -16,8 +16,9 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from modal_magic import config, registry
 from modal_magic.errors import GatewayLost, ModalMagicError, SessionError, UsageError
-from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Option, argument_specs, differences, parse_line, resolve
+from modal_magic.options import OPTIONS, POSITIONALS, TABLES, differences, resolve
 from modal_magic.ranges import name_ranks, parse_ranks
+from modal_magic.reading import Option, argument_specs, parse_line
 from modal_magic.session import CELL_BYTES, Resources, Session, choose_backend
 from modal_magic.view.console import follow
 from modal_magic.view.status import status_lines
@@ -42,11 +43,12 @@ def options_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @magics_class
-class ModalMagics(Magics):  # type: ignore[misc]
+class ModalMagics(Magics):
     """`%%modal_distributed` and the magics round it, for one kernel."""
 
     def __init__(self, shell: InteractiveShell, resources: Resources | None = None) -> None:
         super().__init__(shell)
+        self.host = shell  # what Magics calls `shell`, which may be None by its type
         self.resources = resources or Resources()
         self.sessions: dict[str, Session] = {}
         self.current: str | None = None
@@ -63,7 +65,7 @@ class ModalMagics(Magics):  # type: ignore[misc]
         given = parse_line(line, TABLES["modal_distributed"])
         options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given)
         if cell is not None:
-            check_cell(self.shell, cell)
+            check_cell(self.host, cell)
         session = self.get_session(given)
         if cell is None:
             self.say(f"{session.name}: {session.world_size} ranks, {session.state}")
@@ -74,11 +76,11 @@ class ModalMagics(Magics):  # type: ignore[misc]
             cell,
             ranks=ranks,
             output_limit=options.output_limit,
-            cell=self.shell.execution_count,
+            cell=self.host.execution_count,
             first_line=2,
         )
         view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
-        follow(run, view, paced=in_jupyter(self.shell), limited=options.output_limit is not None)
+        follow(run, view, paced=in_jupyter(self.host), limited=options.output_limit is not None)
         self.tell_notices(session)
         codes: dict[int, list[int]] = {}
         for rank in run.ranks.values():
@@ -258,8 +260,8 @@ def check_cell(shell: InteractiveShell, cell: str) -> None:
         raise UsageError("the cell is empty: write the code for the ranks below the magic line")
     if len(cell) > CELL_BYTES:
         raise UsageError(
-            f"the cell has {len(cell) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a file "
-            "and have the ranks read it"
+            f"the cell has {len(cell) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a "
+            "file and have the ranks read it"
         )
     source = shell.transform_cell(cell)
     name = f"Cell In[{shell.execution_count}]"

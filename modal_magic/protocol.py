@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, Literal, dataclass_transform
 
 import msgspec
 
@@ -32,10 +32,12 @@ RunStatus = Literal["done", "failed", "interrupted"]
 ErrorKind = Literal["exception", "communication"]
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
     """Root of all messages: immutable, written as `[type, field, …]`."""
 
 
+@dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Part(msgspec.Struct, frozen=True, array_like=True):
     """Root of what messages are made of: as a message, but with no type of its own on the wire."""
 
@@ -59,7 +61,7 @@ class Health(Part):
 class RemoteError(Part):
     """An exception of a rank as data: what Python would have shown, and where in the cell it came from.
 
-    `line` is the line of the notebook's gutter (the magic line is line 1), 0 where the error has none. `traceback` holds
+    `line` is the line of the notebook's gutter (the magic line is line 1), 0 where the error has none. `traceback` has
     the lines as IPython formats them, with ANSI colours.
     """
 

@@ -103,7 +103,8 @@ def read(session: str) -> Connection:
             found = path.lstat()
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
                 raise SessionError(
-                    f"{path} can be written or read by others, so it is not trusted: delete it and start the session anew"
+                    f"{path} can be written or read by others, so it is not trusted: delete it and start the session "
+                    "anew"
                 )
         connection = msgspec.json.decode(path.read_bytes(), type=Connection)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The client's handle on a session and on its runs: start, attach, run, ask, stop. The magics are a thin layer over it."""
+"""The client's handle on a session and its runs: start, attach, run, ask, stop. The magics are a thin layer over it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from modal_magic import config, registry
 from modal_magic import protocol as p
 from modal_magic.backends.base import Backend, Plan
 from modal_magic.errors import GatewayLost, RankFailed, RunInterrupted, SessionClosed, SessionError, UsageError
 from modal_magic.link import Keys, Link, Loop
-from modal_magic.options import Options, Shape, parse_values, resolve
+from modal_magic.options import OPTIONS, Options, Shape, resolve
 from modal_magic.ranges import name_ranks
+from modal_magic.reading import parse_values
 from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours
 from modal_magic.view.model import RankView, RunView
 
@@ -34,6 +35,8 @@ LOST_SECONDS = 4.0
 """How long a gateway may be silent before a run on it is given up."""
 CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
+
+Answer = TypeVar("Answer", p.Status, p.LogText, p.Done)
 
 
 def choose_backend(name: str) -> str:
@@ -57,8 +60,8 @@ class Resources:
         if name not in self._backends:
             if name == "modal":
                 raise UsageError(
-                    "the modal backend is not in this version of modal_magic yet: --backend local runs the same cell on "
-                    "this machine"
+                    "the modal backend is not in this version of modal_magic yet: --backend local runs the same cell "
+                    "on this machine"
                 )
             if os.name == "nt":
                 raise UsageError("the local backend runs on Linux and macOS: on Windows, use WSL")
@@ -112,8 +115,8 @@ class Run:
     def wait(self, timeout: float | None = None) -> Self:
         """Wait for the end of the run, and return it.
 
-        Raises RankFailed or RunInterrupted when that is how it ended, SessionClosed or GatewayLost when the session went
-        away, and TimeoutError after `timeout` seconds, when the run simply goes on.
+        Raises RankFailed or RunInterrupted when that is how it ended, SessionClosed or GatewayLost when the session
+        went away, and TimeoutError after `timeout` seconds, when the run simply goes on.
         """
         if not self._over.wait(timeout):
             raise TimeoutError(f"the run still goes on after {timeout:g} s")
@@ -191,14 +194,14 @@ class Session:
             run = session.run("print(rank)").wait()
             run.ranks[2].output
 
-    Keyword arguments are the options of `%%modal_distributed` under their config names. Leaving the `with` block ends the
-    session; without one it lives until `stop`, or until its lease is over.
+    Keyword arguments are the options of `%%modal_distributed` under their config names. Leaving the `with` block ends
+    the session; without one it lives until `stop`, or until its lease is over.
 
     Raises UsageError for options that make no sense and SessionError when the session cannot be started.
     """
 
     def __init__(self, *, resources: Resources | None = None, **options: Any) -> None:
-        given = parse_values(options, "Session")
+        given = parse_values(options, OPTIONS, "Session")
         layers = config.from_file(Path.cwd()), config.from_environment(os.environ)
         self._begin(resources, resolve(*layers, given))
 
@@ -213,8 +216,8 @@ class Session:
     def attach(cls, name: str, resources: Resources | None = None) -> Self:
         """The session of this name, which another kernel may have started.
 
-        Raises UsageError when there is none, SessionError when its connection file is not to be trusted, and GatewayLost
-        when its gateway does not answer; what is left of it is then removed.
+        Raises UsageError when there is none, SessionError when its connection file is not to be trusted, and
+        GatewayLost when its gateway does not answer; what is left of it is then removed.
         """
         session = cls.__new__(cls)
         session._set_up(resources)
@@ -244,8 +247,8 @@ class Session:
             raise UsageError("the cell is empty: there is nothing to run")
         if len(source) > CELL_BYTES:
             raise UsageError(
-                f"the cell has {len(source) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a "
-                "file and have the ranks read it"
+                f"the cell has {len(source) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in "
+                "a file and have the ranks read it"
             )
         if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < self.world_size]):
             raise UsageError(f"there is no {name_ranks(unknown)}: the session has ranks 0-{self.world_size - 1}")
@@ -270,7 +273,7 @@ class Session:
         self._ask(p.Restart, p.Done, None if ranks is None else list(ranks))
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End the session and wait until nothing is left of it. Raises SessionError when something is, after `seconds`."""
+        """End the session and wait until nothing is left of it. Raises SessionError if `seconds` are not enough."""
         if not self.closed:
             with contextlib.suppress(SessionError):
                 self._send(p.Stop("it was stopped"))
@@ -405,12 +408,12 @@ class Session:
         assert self._link is not None
         self._resources.loop.send(self._link, message)
 
-    def _ask(self, make: type[p.Message], expected: type[Any], *rest: Any) -> Any:
+    def _ask(self, make: Callable[..., p.Request], expected: type[Answer], *rest: Any) -> Answer:
         name = uuid.uuid4().hex[:12]
-        answer: Future[Any] = Future()
+        answer: Future[Answer] = Future()
         self._answers[name] = answer
         try:
-            self._send(make(name, *rest))  # type: ignore[arg-type]
+            self._send(make(name, *rest))
             return answer.result(ANSWER_SECONDS)
         except FutureTimeout:
             raise GatewayLost(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s") from None

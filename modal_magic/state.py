@@ -7,10 +7,11 @@ here answers three questions: when is a run over, who failed first, and when mus
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any
 
 from modal_magic import protocol as p
 from modal_magic.ranges import format_ranks, name_ranks
@@ -278,13 +279,13 @@ class Machine:
         rank.state = after
         return rank
 
-    def _tell_ranks(self, ranks: Iterable[int], order: type[p.Message], *rest: object) -> None:
+    def _tell_ranks(self, ranks: Iterable[int], order: Callable[..., p.Order], *rest: object) -> None:
         by_node: dict[int, list[int]] = {}
         for rank in ranks:
             by_node.setdefault(self.plan.topology.node_of(rank), []).append(rank)
         for node_rank, numbers in by_node.items():
             if node_rank in self.nodes:
-                self._do(Tell(node_rank, order(numbers, *rest)))  # type: ignore[arg-type]
+                self._do(Tell(node_rank, order(numbers, *rest)))
 
     def _launch(self, ranks: Iterable[int]) -> None:
         by_node: dict[int, list[p.Place]] = {}
@@ -426,7 +427,7 @@ class Machine:
         elif not chosen or any(rank not in range(len(self.ranks)) for rank in chosen):
             limit = len(self.ranks) - 1
             self._do(Answer(client, p.Refused(name, f"the session has ranks 0-{limit}, not {format_ranks(chosen)}")))
-        elif self.active is not None and self.active.run == name or any(r.task.run == name for _, r in self.queue):
+        elif (self.active is not None and self.active.run == name) or any(r.task.run == name for _, r in self.queue):
             self._do(Answer(client, p.Refused(name, "a run of this id is there already")))
         else:
             self.queue.append((client, request))
@@ -583,7 +584,7 @@ class Machine:
 
 
 def _can_meet_again(active: ActiveRun) -> bool:
-    """Whether the process groups are as good as before: nobody was lost or cut off, and all issued the same collectives."""
+    """Whether the process groups are as good as before: nobody lost or cut off, and all issued the same collectives."""
     if len(active.health) < len(active.ranks):
         return False
     counts: dict[str, int] = {}
@@ -596,7 +597,7 @@ def _can_meet_again(active: ActiveRun) -> bool:
     return True
 
 
-_HANDLERS = {
+_HANDLERS: dict[type[Stimulus], Callable[[Machine, Any], None]] = {
     NodeJoined: Machine._node_joined,
     NodeGone: Machine._node_gone,
     Asked: Machine._asked,
@@ -611,6 +612,3 @@ _HANDLERS = {
     p.Interrupted: Machine._ended,
     p.Lost: Machine._lost,
 }
-
-RANK_EVENTS = frozenset(kind for kind in _HANDLERS if issubclass(kind, p.Message))
-"""The events of ranks that the machine wants to hear; the others are only logged."""

@@ -43,8 +43,8 @@ class Meeting:
 def rank_environment(topology: Topology, rank: int, meeting: Meeting, cores: int) -> dict[str, str]:
     """The environment of a rank: all that torchrun sets, with the values that it would set, and MODAL_I6PN_ENABLED.
 
-    `cores` is the number of CPU cores of the rank's node. Thread counts are max(1, cores // ranks on the node): torchrun
-    sets 1, unset costs ten times and more when ranks share cores.
+    `cores` is the number of CPU cores of the rank's node. Thread counts are max(1, cores // ranks on the node):
+    torchrun sets 1, unset costs ten times and more when ranks share cores.
     Source: torch.distributed.run, "Environment Variables".
     """
     threads = str(max(1, cores // topology.ranks_per_node))

@@ -14,7 +14,6 @@ from hypothesis import strategies as some
 
 from modal_magic.errors import UsageError
 from modal_magic.options import (
-    GPU_TYPES,
     LOGS_OPTIONS,
     OPTIONS,
     POSITIONALS,
@@ -23,17 +22,14 @@ from modal_magic.options import (
     STATUS_OPTIONS,
     STOP_OPTIONS,
     TABLES,
-    Option,
     Options,
     Shape,
-    argument_specs,
     differences,
     docs_table,
-    format_line,
-    parse_line,
-    parse_values,
     resolve,
 )
+from modal_magic.reading import Option, argument_specs, format_line, parse_line, parse_values
+from modal_magic.values import GPU_TYPES
 
 rank_sets = some.sets(some.integers(0, 1023), min_size=1, max_size=20).map(lambda ranks: tuple(sorted(ranks)))
 contents = some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
@@ -70,12 +66,12 @@ def refusal(line: str, options: tuple[Option, ...] = OPTIONS, positional: str | 
 
 @given(values)
 def test_what_is_written_as_a_line_is_read_back(given_values: dict[str, object]) -> None:
-    assert parse_line(format_line(given_values)) == given_values
+    assert parse_line(format_line(given_values, OPTIONS), OPTIONS) == given_values
 
 
 @given(values)
 def test_parsed_values_are_natural_values_too(given_values: dict[str, object]) -> None:
-    assert parse_values(given_values, "here") == given_values
+    assert parse_values(given_values, OPTIONS, "here") == given_values
 
 
 @given(
@@ -83,7 +79,7 @@ def test_parsed_values_are_natural_values_too(given_values: dict[str, object]) -
 )
 def test_any_line_is_read_or_refused_in_one_line(line: str) -> None:
     try:
-        parse_line(line)
+        parse_line(line, OPTIONS)
     except UsageError as error:
         assert len(str(error).splitlines()) == 1
 
@@ -91,14 +87,14 @@ def test_any_line_is_read_or_refused_in_one_line(line: str) -> None:
 @given(some.sampled_from([option.name for option in OPTIONS]), anything)
 def test_any_value_is_read_or_refused_in_one_line(name: str, value: object) -> None:
     try:
-        parse_values({name: value}, "modal_magic.toml")
+        parse_values({name: value}, OPTIONS, "modal_magic.toml")
     except UsageError as error:
         assert str(error).startswith(f"modal_magic.toml: {name}")
         assert len(str(error).splitlines()) == 1
 
 
 def test_an_empty_line_gives_nothing_and_the_defaults_hold() -> None:
-    assert parse_line("") == {}
+    assert parse_line("", OPTIONS) == {}
     assert resolve() == Options()
     assert Options().output_limit == 10_000_000
     assert Options().lease == 1800.0
@@ -108,7 +104,7 @@ def test_a_line_gives_only_what_it_names() -> None:
     line = (
         "--replicas 4 --gpu=h100:8 --env A=1 --env 'B=two words' --env=C=x=y --output-limit off --ranks 2,0-1 --restart"
     )
-    assert parse_line(line) == {
+    assert parse_line(line, OPTIONS) == {
         "replicas": 4,
         "gpu": "H100:8",
         "env": (("A", "1"), ("B", "two words"), ("C", "x=y")),
@@ -148,7 +144,7 @@ def test_a_line_gives_only_what_it_names() -> None:
     ],
 )
 def test_values_are_taken_as_people_write_them(name: str, text: object, value: object) -> None:
-    assert parse_values({name: text}, "here") == {name: value}
+    assert parse_values({name: text}, OPTIONS, "here") == {name: value}
 
 
 @pytest.mark.parametrize(
@@ -168,6 +164,9 @@ def test_values_are_taken_as_people_write_them(name: str, text: object, value: o
         ("--replica 4", "unknown option --replica; did you mean --replicas?"),
         ("--nproc_per_node=4", "unknown option --nproc_per_node; did you mean --nproc-per-node?"),
         ("-gpu A100", "unknown option -gpu; did you mean --gpu?"),
+        ("-nproc-per-node 2", "unknown option -nproc-per-node; did you mean --nproc-per-node?"),
+        ("-n", "--replicas needs a value; try --replicas 4"),
+        ("-n 0", "--replicas 0: a session has 1 to 1024 nodes; try --replicas 1"),
         ("--replicas", "--replicas needs a value; try --replicas 4"),
         ("--replicas --restart", "--replicas needs a value; try --replicas 4"),
         ("--restart=1", "--restart takes no value; try --restart"),
@@ -185,6 +184,15 @@ def test_an_unknown_gpu_names_the_nearest_and_keeps_the_count() -> None:
     assert message.endswith("; try --gpu A100:2")
 
 
+@pytest.mark.parametrize("line", ["-n 4", "-n4", "-n=4", "-n 2 --replicas 4"])
+def test_n_is_short_for_replicas(line: str) -> None:
+    assert parse_line(line, OPTIONS) == {"replicas": 4}
+    assert (("--replicas", "-n"), "N") in [
+        (flags, keywords.get("metavar")) for flags, keywords in argument_specs(OPTIONS)
+    ]
+    assert "| `--replicas/-n N` | `replicas` |" in docs_table()
+
+
 def test_an_abbreviation_is_not_taken() -> None:
     assert refusal("--rep 4").startswith("unknown option --rep; ")
 
@@ -195,18 +203,18 @@ def test_a_refused_variable_does_not_show_its_value() -> None:
 
 def test_an_unknown_key_names_its_source_and_the_nearest_key() -> None:
     with pytest.raises(UsageError, match=r"^distributed\(\): unknown option replica; did you mean replicas\?$"):
-        parse_values({"replica": 4}, "distributed()")
+        parse_values({"replica": 4}, OPTIONS, "distributed()")
 
 
 def test_a_bad_value_is_spelled_as_its_source_spells_it() -> None:
     with pytest.raises(UsageError, match=r'^a\.toml: gpu="A1000": there is .*; try gpu="A100"$'):
-        parse_values({"gpu": "A1000"}, "a.toml")
+        parse_values({"gpu": "A1000"}, OPTIONS, "a.toml")
 
 
 @pytest.mark.parametrize("name", ["replicas", "backend", "framework", "lease", "env", "restart"])
 def test_none_is_refused_where_it_means_nothing(name: str) -> None:
     with pytest.raises(UsageError, match=f"^here: {name}"):
-        parse_values({name: None}, "here")
+        parse_values({name: None}, OPTIONS, "here")
 
 
 def test_the_small_tables_share_the_option_session() -> None:
@@ -240,7 +248,7 @@ def test_later_layers_win_and_variables_are_merged_one_by_one() -> None:
 
 
 def test_none_in_a_later_layer_takes_back_an_earlier_value() -> None:
-    assert resolve({"gpu": "A100", "output_limit": 5}, parse_line("--gpu none --output-limit off")).gpu is None
+    assert resolve({"gpu": "A100", "output_limit": 5}, parse_line("--gpu none --output-limit off", OPTIONS)).gpu is None
 
 
 def test_more_ranks_than_counted_gpus_are_refused() -> None:
@@ -296,7 +304,7 @@ def test_a_shape_agrees_with_the_options_that_made_it(given_values: dict[str, An
 )
 def test_only_named_options_can_disagree_with_a_shape(line: str, found: tuple[str, ...]) -> None:
     shape = Shape(replicas=4, nproc_per_node=1, gpu="A100", backend="modal", env=(("A", "1"), ("B", "2")))
-    assert differences(parse_line(line), shape) == found
+    assert differences(parse_line(line, OPTIONS), shape) == found
 
 
 def test_the_docs_table_has_a_row_for_each_option() -> None:

@@ -43,7 +43,9 @@ class Backend(Protocol):
         """Do in the background what the next session can be spared. Returns at once; safe to call at any time."""
 
     def start(self, plan: Plan) -> Reached:
-        """Start gateway and agents of a session whose folder is there. Returns once the gateway can be reached, before the ranks are up.
+        """Start gateway and agents of a session whose folder is there.
+
+        Returns once the gateway can be reached, before the ranks are up.
 
         Raises SessionError when that fails; then nothing is left behind.
         """

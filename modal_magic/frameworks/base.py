@@ -61,7 +61,7 @@ def prepare(spec: WorkerSpec) -> Framework:
 
 
 def open_store(framework: str, host: str, session: str) -> contextlib.AbstractContextManager[Store | None]:
-    """What ranks of this framework meet at, served by this process while the context lasts; None where there is none."""
+    """What ranks of this framework meet at, served by this process while the context lasts; None if there is none."""
     found: contextlib.AbstractContextManager[Store | None]
     found = importlib.import_module(ROOMS[framework]).open_store(host, session)
     return found

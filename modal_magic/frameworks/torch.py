@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
@@ -66,6 +67,7 @@ class TorchRank:
     original_init: Callable[..., None] = c10d.init_process_group
     original_wrap: Callable[..., None] = DistributedDataParallel.__init__
     original_new_group: Callable[..., Any] = c10d.new_group
+    original_destroy: Callable[..., None] = c10d.destroy_process_group
     generation: int = 0
     wanted: int = 0
     run: str = OURS
@@ -75,6 +77,7 @@ class TorchRank:
     wrapped: list[Wrapped] = field(default_factory=list)
     wraps: int = 0
     sockets: SocketBook = field(default_factory=SocketBook)
+    retired: list[Any] = field(default_factory=list)
 
     # -- the seam
 
@@ -86,6 +89,7 @@ class TorchRank:
     def begin(self, run: str) -> None:
         """See `Framework`."""
         self.run, self.inits = run, 0
+        self._bury()
 
     def namespace(self) -> dict[str, Any]:
         """See `Framework`."""
@@ -109,10 +113,10 @@ class TorchRank:
         """See `Framework`."""
         if not dist.is_initialized():
             return Health(grouped=False, severed=self.severed)
-        sequences = {}
+        sequences: dict[str, int] = {}
         for group, name in c10d._world.pg_names.items():
             with contextlib.suppress(RuntimeError):  # a group that counts nothing has nothing to disagree about
-                sequences[name] = group._get_sequence_number_for_group()
+                sequences[name] = group._get_sequence_number_for_group()  # type: ignore[attr-defined]
         return Health(True, sequences, self.severed)
 
     def kind_of(self, error: BaseException) -> ErrorKind:
@@ -137,10 +141,10 @@ class TorchRank:
     def install(self) -> None:
         """Put our wrappers in the place of torch's functions, before any cell imports them."""
         init, new_group, wrap = self._wrap_init(), self._wrap_new_group(), self._wrap_ddp()
+        destroy = self._wrap_destroy()
         for module in (dist, c10d):
-            setattr(module, "init_process_group", init)
-            setattr(module, "new_group", new_group)
-        DistributedDataParallel.__init__ = wrap  # type: ignore[method-assign,assignment]
+            vars(module).update(init_process_group=init, new_group=new_group, destroy_process_group=destroy)
+        DistributedDataParallel.__init__ = wrap  # type: ignore[method-assign]
 
     def _wrap_init(self) -> Callable[..., None]:
         @functools.wraps(self.original_init)
@@ -183,6 +187,25 @@ class TorchRank:
 
         return new_group
 
+    def _wrap_destroy(self) -> Callable[..., None]:
+        @functools.wraps(self.original_destroy)
+        def destroy_process_group(*arguments: Any, **options: Any) -> None:
+            self.retired += c10d._world.pg_map
+            self.original_destroy(*arguments, **options)
+
+        return destroy_process_group
+
+    def _bury(self) -> None:
+        """Let go of the groups that were destroyed a while ago.
+
+        Not at once: ~ProcessGroupGloo joins its threads with the GIL held, and a thread that has just finished a
+        collective needs the GIL to drop its tensors (torch 2.13: a script that destroys its group right after a
+        backward hangs now and then). The pause lets such a thread have it.
+        """
+        if self.retired:
+            time.sleep(0.002)
+            self.retired.clear()
+
     def _wrap_ddp(self) -> Callable[..., None]:
         @functools.wraps(self.original_wrap)
         def wrap(this: DistributedDataParallel, module: torch.nn.Module, *arguments: Any, **options: Any) -> None:
@@ -201,8 +224,8 @@ class TorchRank:
         self.inits += 1
         store = self.spec.store
         prefix = f"{store.prefix}/{self.generation}/{self.run}/{self.inits}/{size}"
-        keeper = dist.TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
-        shared = dist.PrefixStore(prefix, keeper)
+        keeper = TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
+        shared = c10d.PrefixStore(prefix, keeper)
         self._gather(shared, size)
         self._retire()
         with self.sockets.recording():
@@ -211,10 +234,10 @@ class TorchRank:
             )
         self.severed = False
 
-    def _gather(self, store: dist.Store, size: int) -> None:
+    def _gather(self, store: c10d.Store, size: int) -> None:
         """Wait for all ranks in Python: the last to come opens the door."""
         if store.add("arrived", 1) >= size:
-            store.set("open", b"1")
+            store.set("open", "1")
             return
         generation = self.generation
         while True:
@@ -228,6 +251,7 @@ class TorchRank:
 
     def _retire(self) -> None:
         """Leave the default group and all that were made of it, if there are any."""
+        self._bury()
         if dist.is_initialized():
             dist.destroy_process_group()
         self.sockets.forget()
@@ -268,7 +292,7 @@ def open_store(host: str, session: str) -> Iterator[Store]:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
-        server = dist.TCPStore(
+        server = TCPStore(
             host,
             port,
             is_master=True,

@@ -1,8 +1,8 @@
 """The agent: starts and watches the workers of a node, reads what they write, and is their only way to the gateway.
 
-One thread. It has its workers forked by the zygote and never forks. Output comes through pipes, so a crash loses nothing
-that was written before it, and C code and subprocesses are heard too; what a worker wrote before it said a thing is sent
-before that thing.
+One thread. It has its workers forked by the zygote and never forks. Output comes through pipes, so a crash loses
+nothing that was written before it, and C code and subprocesses are heard too; what a worker wrote before it said a
+thing is sent before that thing.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic.framing import frame
-from modal_magic.link import Keys, connect
+from modal_magic.link import Keys, connect, poll, readiness
 from modal_magic.node.channel import Channel
+from modal_magic.node.interface import network_environment
 from modal_magic.node.pipes import OutputPipe, open_pipe
 from modal_magic.specs import (
     AgentSpec,
@@ -67,6 +68,7 @@ class Agent:
     spec: AgentSpec
     zygote: Channel | None
     gateway: zmq.Socket[bytes]
+    network: dict[str, str]
     workers: dict[int, Worker] = field(default_factory=dict)
     readers: dict[int, Callable[[], None]] = field(default_factory=dict)
     pending: list[bytes] = field(default_factory=list)
@@ -98,7 +100,7 @@ class Agent:
         """Wait for something to read and read it. Output is left in its pipe while the gateway is behind."""
         poller = zmq.Poller()
         poller.register(self.gateway, zmq.POLLIN)
-        writable = self.gateway.getsockopt(zmq.EVENTS) & zmq.POLLOUT
+        writable = readiness(self.gateway) & zmq.POLLOUT
         for descriptor in self.readers:
             poller.register(descriptor, zmq.POLLIN)
         if writable:
@@ -108,7 +110,7 @@ class Agent:
                         poller.register(pipe.descriptor, zmq.POLLIN)
         else:
             patience = min(patience, 0.005)
-        ready = dict(poller.poll(patience * 1000))
+        ready = poll(poller, patience)
         if self.gateway in ready:
             self.from_gateway()
         for descriptor in [descriptor for descriptor in self.readers if descriptor in ready]:
@@ -156,7 +158,7 @@ class Agent:
         return p.Joined(p.VERSION, self.spec.node_rank, os.getpid(), self.spec.address, port, found, self.spec.cores)
 
     def tell_gateway(self, report: p.Report) -> None:
-        """Send at once what must not wait; the queue is full only while the gateway is away, and then beats can be lost."""
+        """Send at once what must not wait. The queue is full only while the gateway is away; beats can be lost then."""
         with contextlib.suppress(zmq.Again):
             self.gateway.send(p.encode(report), zmq.DONTWAIT)
 
@@ -252,6 +254,8 @@ class Agent:
             width = int(spec.place.environment["LOCAL_WORLD_SIZE"])
             visible = range(self.spec.first_accelerator, self.spec.first_accelerator + width)
             spec.place.environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, visible))
+        for variable, value in self.network.items():
+            spec.place.environment.setdefault(variable, value)
         if self.zygote is None:
             self.emit(p.Lost(rank, "cannot be started: the zygote of its node is gone"))
             return
@@ -398,5 +402,5 @@ def run_agent(spec: AgentSpec, zygote: socket.socket) -> None:
     keys = Keys(spec.public_key, spec.secret_key)
     identity = f"node-{spec.node_rank}".encode()
     gateway = connect(context, spec.gateway_host, spec.gateway_port, spec.gateway_key, keys, identity, patient=False)
-    Agent(spec, Channel(zygote), gateway).serve()
+    Agent(spec, Channel(zygote), gateway, network_environment(spec.address)).serve()
     context.destroy(linger=500)

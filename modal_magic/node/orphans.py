@@ -53,8 +53,8 @@ def kill_strays(known: set[int]) -> None:
 def die_with(lifeline: socket.socket) -> None:
     """Have the system kill this process the moment the other end of `lifeline` is closed, whatever it is doing.
 
-    Linux: signal-driven input with F_SETSIG (fcntl(2)), which needs no cooperation of Python. Nothing is ever written to
-    a lifeline. Elsewhere the control channel's end is what ends a worker.
+    Linux: signal-driven input with F_SETSIG (fcntl(2)), which needs no cooperation of Python. Nothing is ever written
+    to a lifeline. Elsewhere the control channel's end is what ends a worker.
     """
     if sys.platform != "linux":
         return

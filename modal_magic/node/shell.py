@@ -27,7 +27,7 @@ Publish = Callable[[Display], None]
 class RankDisplayPublisher(DisplayPublisher):
     """Sends rich output to the agent in place of a front end."""
 
-    def publish(  # type: ignore[override]
+    def publish(
         self,
         data: dict[str, Any],
         metadata: dict[str, Any] | None = None,
@@ -49,6 +49,8 @@ class RankDisplayPublisher(DisplayPublisher):
 class RankDisplayHook(DisplayHook):
     """Sends the value of a cell's last expression to the agent."""
 
+    shell: RankShell
+
     def write_output_prompt(self) -> None:
         """The notebook labels the value with its rank instead."""
 
@@ -60,11 +62,12 @@ class RankDisplayHook(DisplayHook):
         """Nothing was written here that would have to be ended."""
 
 
-class RankShell(InteractiveShell):  # type: ignore[misc]
+class RankShell(InteractiveShell):
     """InteractiveShell, with nothing that a terminal or a history needs."""
 
     display_pub_class = Type(RankDisplayPublisher)
     displayhook_class = Type(RankDisplayHook)
+    system = InteractiveShell.system_raw  # a child that writes to our descriptors is heard as it writes
 
     def configure(self, publish: Publish) -> None:
         """Say where displays go. Must be called before the first cell."""
@@ -91,13 +94,14 @@ class RankShell(InteractiveShell):  # type: ignore[misc]
         if not source.lstrip().startswith("%%"):
             # `leading_indent` looks at the first line only, which is about to be an empty one.
             source = "\n" * (first_line - 1) + source
-        return self.run_cell(source, store_history=True)
+        result: ExecutionResult = self.run_cell(source, store_history=True)  # type: ignore[no-untyped-call]
+        return result
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
         self.failure = (etype, evalue, evalue.__traceback__, list(stb))
 
     def showtraceback(self, *arguments: Any, **options: Any) -> None:
-        """Note the failure; it is shown where the notebook is. A plain `sys.exit` gets no lecture on how to leave IPython."""
+        """Note the failure, to be shown in the notebook. A plain `sys.exit` gets no lecture on how to leave IPython."""
         if isinstance(sys.exc_info()[1], SystemExit):
             return
         super().showtraceback(*arguments, **options)
@@ -142,7 +146,6 @@ def make_shell(publish: Publish, namespace: dict[str, Any]) -> RankShell:
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     shell = RankShell.instance(config=config, user_ns={})
     shell.configure(publish)
-    shell.system = shell.system_raw  # a child that writes to our descriptors is heard as it writes
     shell.user_ns.update(namespace)
     shell.user_ns_hidden.update(namespace)
     sys.argv = [""]

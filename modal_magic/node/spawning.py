@@ -1,4 +1,4 @@
-"""A clear word where a cell starts processes in a way that cannot work: functions of a cell have no module to import."""
+"""A clear word where a cell starts processes in a way that cannot work: a cell's functions have no module to import."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ def explain() -> None:
                 )
         return original(process)
 
-    multiprocessing.context.SpawnProcess._Popen = staticmethod(popen)  # type: ignore[method-assign]
+    multiprocessing.context.SpawnProcess._Popen = staticmethod(popen)  # type: ignore[assignment]

@@ -25,9 +25,10 @@ def redirect(rank: int, stdout: int, stderr: int) -> None:
     for source, target in ((devnull, 0), (stdout, 1), (stderr, 2)):
         os.dup2(source, target)
         os.close(source)
-    sys.stdin = sys.__stdin__ = open(0, closefd=False)
-    sys.stdout = sys.__stdout__ = _line_writer(1)
-    sys.stderr = sys.__stderr__ = _line_writer(2)
+    stdin = open(0, closefd=False)  # noqa: SIM115 - it lives as long as the process
+    for name, stream in (("stdin", stdin), ("stdout", _line_writer(1)), ("stderr", _line_writer(2))):
+        for attribute in (name, f"__{name}__"):
+            setattr(sys, attribute, stream)
 
     def no_keyboard(prompt: object = "", *rest: object, **options: object) -> NoReturn:
         raise NoKeyboardError(
@@ -40,5 +41,5 @@ def redirect(rank: int, stdout: int, stderr: int) -> None:
 
 
 def _line_writer(descriptor: int) -> io.TextIOWrapper:
-    raw = open(descriptor, "wb", closefd=False)
+    raw = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - it lives as long as the process
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)

@@ -1,13 +1,14 @@
 """The zygote: a process with one thread and torch preimported, from which gateway, agents and workers are forked.
 
-Its rules (a forked child hangs without a word where they are broken): no thread, no OpenMP or CUDA work, no zmq socket, no
-user code, no faulthandler timer. They are checked before each fork; where they do not hold, the process is spawned
-instead, which costs seconds, and the message says so. A zygote reaps what it forked, for only a parent learns the signal
-that ended a child, and it ends what an ended worker has left behind.
+Its rules (a forked child hangs without a word where they are broken): no thread, no OpenMP or CUDA work, no zmq socket,
+no user code, no faulthandler timer. They are checked before each fork; where they do not hold, the process is spawned
+instead, which costs seconds, and the message says so. A zygote reaps what it forked, for only a parent learns the
+signal that ended a child, and it ends what an ended worker has left behind.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -35,7 +36,6 @@ from modal_magic.specs import (
     Forked,
     GatewayGone,
     GatewaySpec,
-    GatewayUp,
     Ready,
     StartAgent,
     StartGateway,
@@ -119,7 +119,7 @@ def main() -> None:
 
 
 def preimport() -> list[str]:
-    """Import what ranks need, and freeze it so that a child's garbage collection copies no page. Returns what is missing."""
+    """Import what ranks need and freeze it: a child's garbage collection copies no page. Returns what is missing."""
     missing = []
     for name in (*PREIMPORTS, *OURS):
         try:
@@ -159,10 +159,8 @@ def serve(zygote: Zygote) -> None:
 
 def tell_backend(zygote: Zygote, message: Message) -> None:
     """Write to the backend; that it is gone shows at the next read."""
-    try:
+    with contextlib.suppress(OSError):
         os.write(zygote.backend_out, frame(message))
-    except OSError:
-        pass
 
 
 def from_backend(zygote: Zygote) -> None:
@@ -250,10 +248,8 @@ def from_agent(zygote: Zygote, agent: Channel) -> None:
 
 def tell_agent(agent: Channel, message: Message) -> None:
     """Send a word to an agent; one that is gone does not mind."""
-    try:
+    with contextlib.suppress(OSError):
         agent.send(message)
-    except OSError:
-        pass
 
 
 def forget_agent(zygote: Zygote, agent: Channel) -> None:
@@ -287,10 +283,8 @@ def bear(
         keep = {0, 1, 2, *descriptors}
         for entry in os.listdir("/proc/self/fd"):
             if int(entry) not in keep:
-                try:
+                with contextlib.suppress(OSError):
                     os.close(int(entry))
-                except OSError:
-                    pass
         for agent in zygote.agents:
             agent.socket.detach()
         born.become(kind, encode(spec), descriptors)
@@ -335,7 +329,7 @@ def reap(zygote: Zygote, alarm: int) -> None:
 
 def ended_children() -> list[tuple[int, int]]:
     """The children that have ended since the last look, each with its wait status."""
-    ended = []
+    ended: list[tuple[int, int]] = []
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)

@@ -36,7 +36,7 @@ class Allowance:
         self._left, self._at = float(burst), clock()
 
     def take(self, size: int) -> bool:
-        """Whether `size` bytes may go out now; if so, they are counted. A piece larger than the burst goes when it is full."""
+        """Whether `size` bytes may go out now; if so, they are counted. More than the burst goes when that is full."""
         now = self._clock()
         self._left = min(self._burst, self._left + (now - self._at) * self._rate)
         self._at = now
@@ -49,8 +49,8 @@ class Allowance:
 def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
     """Show a run until it is over, and pass the kernel's interrupt on to its ranks.
 
-    `paced` keeps within what a Jupyter server lets through. With `limited`, what is still held back when the run is over
-    is dropped for one line that says how much there is in the log, so that the prompt comes back at once.
+    `paced` keeps within what a Jupyter server lets through. With `limited`, what is still held back when the run is
+    over is dropped for one line that says how much there is in the log, so that the prompt comes back at once.
     """
     allowance = Allowance() if paced else Allowance(burst=1 << 60)
     waiting: deque[tuple[p.Stream, str] | p.Display] = deque()

@@ -50,7 +50,7 @@ def failure_sentence(run: RunView) -> str:
     if not culprits:
         return run.refusal or "the run ended without a word from its ranks"
     sentences = [_cause(*_groups(culprits)[0])]
-    rest = [group for group in _groups(culprits)[1:]]
+    rest = _groups(culprits)[1:]
     if rest:
         sentences.append("; then ".join(_cause(*group) for group in rest[:3]))
     others = [rank for rank in run.ranks.values() if rank.rank not in run.culprits]

@@ -28,7 +28,8 @@ def status_lines(status: Status, shape: str) -> list[str]:
     )
     kernels = f"{status.clients} kernel{'s' * (status.clients != 1)} attached"
     lines = [
-        f"{status.session}: {status.state}, {len(status.ranks)} ranks, up {seconds_in_words(status.uptime)}, {kernels}, {lease}",
+        f"{status.session}: {status.state}, {len(status.ranks)} ranks, up {seconds_in_words(status.uptime)}, "
+        f"{kernels}, {lease}",
         f"  shape {shape}",
     ]
     groups: dict[tuple[str, str, int], list[int]] = {}

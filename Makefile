@@ -1,0 +1,44 @@
+# Two commands set everything up: `make demo` and `make test`. The rest is for those who work on modal_magic.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PIP_NO_INPUT = 1
+
+.PHONY: demo test lab lint bench clean help
+
+help: ## say what there is
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+
+# torch first and by itself: what pip then finds satisfied it does not replace by another build.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## run notebooks/01_digits_ddp.ipynb on 4 local ranks, in a real kernel
+	$(BIN)/python notebooks/execute.py notebooks/01_digits_ddp.ipynb
+	@echo
+	@echo "The notebook ran on 4 ranks of this machine. To open it in JupyterLab: make lab"
+
+lab: $(READY) ## open the notebook in JupyterLab
+	$(BIN)/jupyter lab notebooks/01_digits_ddp.ipynb
+
+test: lint ## all that CI runs
+	$(BIN)/python -m pytest
+
+lint: $(READY) ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## measure against the peers, and write docs/benchmarks.md
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/python -m tests.bench
+
+clean: ## remove what the above made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis dist

@@ -1,0 +1,169 @@
+"""A real Jupyter kernel, driven on its sockets so that the client itself takes next to no time."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import zmq
+from jupyter_client import KernelManager
+
+from tests.bench.surroundings import child_environment
+
+__all__ = ["Chunk", "Kernel", "Reply", "start_kernel", "wait_until_warm"]
+
+LONGEST_CELL = 90.0
+WARM = """\
+import select as _select
+_zygotes = get_ipython().magics_manager.registry["ModalMagics"].resources.backend("local")._warm
+print(all(_select.select([one.process.stdout], [], [], 0)[0] for one in _zygotes))
+"""
+"""A zygote that is ready has said so; nobody has read it yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A stream message: when it came (seconds since 1970) and its text."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a cell did, as a client sees it. `seconds` is from sending it to the kernel's idle; `sent` since 1970."""
+
+    sent: float
+    seconds: float
+    chunks: tuple[Chunk, ...]
+    size: int
+
+    @property
+    def text(self) -> str:
+        """All that was printed."""
+        return "".join(chunk.text for chunk in self.chunks)
+
+    def seconds_to(self, marker: str, count: int) -> float:
+        """The time from sending the cell to the message with which the marker has come `count` times."""
+        seen = 0
+        for chunk in self.chunks:
+            seen += chunk.text.count(marker)
+            if seen >= count:
+                return chunk.at - self.sent
+        raise AssertionError(f"{marker!r} came {seen} of {count} times: {self.text[-500:]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A running kernel. Make one with `start_kernel`."""
+
+    manager: KernelManager
+    shell: zmq.Socket[bytes]
+    iopub: zmq.Socket[bytes]
+    pid: int = field(default=0)
+
+    def execute(self, source: str, patience: float = LONGEST_CELL) -> Reply:
+        """Run a cell to its end. Raises AssertionError with the traceback when it raises."""
+        return self.results([source], patience)[0]
+
+    def results(self, sources: list[str], patience: float = LONGEST_CELL) -> list[Reply]:
+        """Send several cells at once, as `Run All` does, and wait for the end of the last."""
+        sent = [self._send("execute_request", _execution(source)) for source in sources]
+        replies = [self._follow(name, at, patience) for name, at in sent]
+        for _ in sources:
+            self._receive(self.shell, patience)
+        return replies
+
+    def _send(self, kind: str, content: dict[str, Any]) -> tuple[str, float]:
+        message = self.manager.session.msg(kind, content)
+        at = time.time()
+        self.manager.session.send(self.shell, message)
+        return str(message["header"]["msg_id"]), at
+
+    def _receive(self, socket: zmq.Socket[bytes], patience: float) -> dict[str, Any]:
+        if not socket.poll(patience * 1000):
+            raise TimeoutError(f"the kernel said nothing for {patience:g} s")
+        _, message = self.manager.session.recv(socket, zmq.DONTWAIT)
+        assert message is not None
+        return dict(message)
+
+    def _follow(self, name: str, sent: float, patience: float) -> Reply:
+        chunks: list[Chunk] = []
+        errors: list[str] = []
+        size = 0
+        while True:
+            message = self._receive(self.iopub, patience)
+            now = time.time()
+            if message["parent_header"].get("msg_id") != name:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            if kind == "stream":
+                chunks.append(Chunk(now, content["text"]))
+                size += len(content["text"].encode())
+            elif kind in ("display_data", "update_display_data", "execute_result"):
+                size += sum(len(str(value)) for value in content["data"].values())
+            elif kind == "error":
+                errors += content["traceback"]
+            elif kind == "status" and content["execution_state"] == "idle":
+                assert not errors, "\n".join(errors)
+                return Reply(sent, now - sent, tuple(chunks), size)
+
+    def wait_until_ready(self) -> None:
+        """Return once the kernel answers, and its broadcasts are heard."""
+        for _ in range(300):
+            self._send("kernel_info_request", {})
+            answered = self.shell.poll(10_000)
+            while self.shell.poll(0):
+                self._receive(self.shell, 0)
+            if answered and self.iopub.poll(100):
+                break
+        else:
+            raise TimeoutError("the kernel did not start")
+        while self.iopub.poll(100):
+            self._receive(self.iopub, 0)
+        self.execute("pass")
+
+
+def _execution(source: str) -> dict[str, Any]:
+    return {
+        "code": source,
+        "silent": False,
+        "store_history": True,
+        "user_expressions": {},
+        "allow_stdin": False,
+        "stop_on_error": True,
+    }
+
+
+@contextlib.contextmanager
+def start_kernel(*setup: str) -> Iterator[Kernel]:
+    """A fresh kernel in which these cells have been run. Its sessions are stopped at the end."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=child_environment())
+    try:
+        iopub, shell = manager.connect_iopub(), manager.connect_shell()
+        iopub.setsockopt(zmq.RCVHWM, 0)
+        with iopub, shell:
+            kernel = Kernel(manager, shell, iopub, manager.provisioner.pid)
+            kernel.wait_until_ready()
+            for source in setup:
+                kernel.execute(source)
+            yield kernel
+            if "modal_magic" in kernel.execute("print([*get_ipython().extension_manager.loaded])").text:
+                kernel.execute("%modal_stop --all\n%unload_ext modal_magic")
+    finally:
+        manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+
+
+def wait_until_warm(kernel: Kernel) -> None:
+    """Return once the zygote of the next session has imported torch."""
+    until = time.monotonic() + 30
+    while "True" not in kernel.execute(WARM).text:
+        if time.monotonic() > until:
+            raise TimeoutError("the zygote did not become ready")
+        time.sleep(0.2)
+    time.sleep(0.3)  # the machine comes to rest

@@ -1,0 +1,168 @@
+"""A real gateway in a process of its own, and agents whose workers exist in words only.
+
+`python -m tests.bench.simulated gateway|agents`, with a specification on stdin, is one such process. Only what workers
+would do is left out: every message that agents send and take is the real one, over real CURVE links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import msgspec
+import zmq
+
+from modal_magic import protocol as p
+from modal_magic import registry
+from modal_magic.gateway import run_gateway
+from modal_magic.link import Keys, connect, make_keys
+from modal_magic.session import Session
+from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp
+from tests.bench.surroundings import ROOT, child_environment
+
+__all__ = ["simulate"]
+
+
+def be_gateway(spec: GatewaySpec) -> None:
+    """Be the gateway until the session ends; the first line on stdout says where it listens."""
+    run_gateway(spec, None, lambda up: print(msgspec.json.encode(up).decode(), flush=True))
+
+
+def answer(order: p.Order) -> p.Report | None:
+    """What an agent and its workers would say to an order, all of it in one message."""
+    events: list[p.NodeEvent] = []
+    match order:
+        case p.Launch(places=places, generation=generation):
+            for place in places:
+                events += p.Launched(place.rank, 1), p.Grouped(place.rank, generation, "cpu", 0.0)
+        case p.Submit(ranks=ranks, task=task):
+            health = p.Health()
+            for rank in ranks:
+                events += p.Started(rank, task.run), p.Finished(rank, task.run, 0.0, health)
+        case p.Shutdown():
+            return p.Left("stopped")
+        case _:
+            return None
+    return p.Happened(events)
+
+
+def be_agents(specs: list[AgentSpec]) -> None:
+    """Be these agents, all in one thread, until each was told to shut down or nothing was heard for 10 s."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    poller = zmq.Poller()
+    agents = []
+    for spec in specs:
+        keys, name = Keys(spec.public_key, spec.secret_key), f"node-{spec.node_rank}".encode()
+        agent = connect(context, spec.gateway_host, spec.gateway_port, spec.gateway_key, keys, name, patient=False)
+        agent.send(p.encode(p.Joined(p.VERSION, spec.node_rank, os.getpid(), spec.address, 1, 0, spec.cores)))
+        poller.register(agent, zmq.POLLIN)
+        agents.append(agent)
+    beat, next_beat, heard = p.encode(p.Beat()), 0.0, time.monotonic()
+    while agents and time.monotonic() - heard < 10:
+        if (now := time.monotonic()) >= next_beat:
+            next_beat = now + p.BEAT_SECONDS
+            for agent in agents:
+                agent.send(beat)
+        for agent, _ in poller.poll(max(0.0, next_beat - time.monotonic()) * 1000):
+            heard = time.monotonic()
+            report = answer(p.decode_order(agent.recv()))
+            if report is not None:
+                agent.send(p.encode(report))
+            if isinstance(report, p.Left):
+                agents.remove(agent)
+                poller.unregister(agent)
+                agent.close(linger=1000)
+    context.destroy(linger=500)
+
+
+@contextlib.contextmanager
+def simulate(nodes: int, ranks_per_node: int) -> Iterator[Session]:
+    """A session of nodes × ranks simulated workers, attached to, and ended afterwards."""
+    name = registry.claim(f"simulated-{nodes}-{ranks_per_node}")
+    gateway, client, node = make_keys(), make_keys(), make_keys()
+    spec = GatewaySpec(
+        session=name,
+        host="127.0.0.1",
+        public_key=gateway.public,
+        secret_key=gateway.secret,
+        client_key=client.public,
+        node_key=node.public,
+        nodes=nodes,
+        ranks_per_node=ranks_per_node,
+        framework="none",
+        accelerated=False,
+        i6pn=False,
+        environment={},
+        lease=60.0,
+        folder=str(registry.folder_of(name)),
+    )
+    with _process("gateway", msgspec.msgpack.encode(spec)) as process:
+        assert process.stdout is not None
+        up = msgspec.json.decode(process.stdout.readline(), type=GatewayUp)
+        agents = [
+            AgentSpec(
+                session=name,
+                node_rank=number,
+                gateway_host=spec.host,
+                gateway_port=up.node_port,
+                gateway_key=gateway.public,
+                public_key=node.public,
+                secret_key=node.secret,
+                address=spec.host,
+                framework="none",
+                cores=1,
+                first_accelerator=0,
+                folder=spec.folder,
+            )
+            for number in range(nodes)
+        ]
+        connection = registry.Connection(
+            version=p.VERSION,
+            session=name,
+            backend="local",
+            host=spec.host,
+            port=up.client_port,
+            gateway_key=gateway.public,
+            public_key=client.public,
+            secret_key=client.secret,
+            nodes=nodes,
+            ranks_per_node=ranks_per_node,
+            framework="none",
+            gpu=None,
+            environment={},
+            pid=up.pid,
+        )
+        registry.publish(connection)
+        with _process("agents", msgspec.msgpack.encode(agents)), Session.attach(name) as session:
+            yield session
+
+
+@contextlib.contextmanager
+def _process(kind: str, packed: bytes) -> Iterator[subprocess.Popen[bytes]]:
+    """One of the two processes. It has a moment to end by itself after the block."""
+    command = [sys.executable, "-m", "tests.bench.simulated", kind]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env=child_environment()
+    )
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        process.stdin.write(packed)
+        process.stdin.close()
+        yield process
+        process.wait(10)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+if __name__ == "__main__":
+    given = sys.stdin.buffer.read()
+    if sys.argv[1] == "gateway":
+        be_gateway(msgspec.msgpack.decode(given, type=GatewaySpec))
+    else:
+        be_agents(msgspec.msgpack.decode(given, type=list[AgentSpec]))

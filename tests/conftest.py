@@ -1,0 +1,87 @@
+"""What tests share: a runtime folder of their own, warm resources, and the check that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modal_magic.backends.local import LocalBackend
+from modal_magic.session import Resources, Session
+from tests.support.notebook import Notebook, notebook
+from tests.support.processes import described, gone, ours
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Connection files of the tests, apart from the user's own; whatever is still there at the end is an orphan."""
+    folder = tmp_path_factory.mktemp("runtime")
+    os.environ["MODAL_MAGIC_RUNTIME_DIR"] = str(folder)
+    yield folder
+    left = list(ours(str(folder)))
+    told = described(left)
+    for process in left:
+        process.kill()
+    assert not told, f"processes were left behind:\n{told}"
+    assert not list(folder.iterdir()), f"files were left behind: {sorted(folder.rglob('*'))}"
+
+
+@pytest.fixture(scope="session")
+def resources(runtime_folder: Path) -> Iterator[Resources]:
+    """Warm resources that sessions of many tests share."""
+    shared = Resources()
+    shared.prepare()
+    yield shared
+    shared.close()
+
+
+def warm_pids(shared: Resources) -> set[int]:
+    """The zygotes that wait for a session."""
+    backend = shared.backend("local")
+    assert isinstance(backend, LocalBackend)
+    return {zygote.process.pid for zygote in backend._warm or []}
+
+
+@pytest.fixture
+def nothing_left(resources: Resources, runtime_folder: Path) -> Iterator[None]:
+    """After the test there is no process, thread or file more than before."""
+    before = {process.pid for process in ours(str(runtime_folder))}
+    threads = set(threading.enumerate())
+    files = set(runtime_folder.iterdir())
+    yield
+    left = {process.pid for process in ours(str(runtime_folder))} - before - warm_pids(resources)
+    if not gone(sorted(left)):
+        pytest.fail(f"processes were left behind:\n{described([psutil.Process(pid) for pid in left])}")
+    extra = [thread for thread in set(threading.enumerate()) - threads if "modal_magic links" not in thread.name]
+    assert not extra, f"threads were left behind: {extra}"
+    assert set(runtime_folder.iterdir()) <= files
+
+
+@pytest.fixture
+def session(resources: Resources, nothing_left: None) -> Iterator[Session]:
+    """A session of four ranks of its own."""
+    with Session(resources=resources, replicas=4, backend="local") as made:
+        resources.prepare()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def book(runtime_folder: Path) -> Iterator[Notebook]:
+    """A kernel with the extension loaded, shared by the tests of a module; its sessions are stopped at the end."""
+    with notebook() as opened:
+        opened.run("%load_ext modal_magic")
+        yield opened
+        opened.run("%modal_stop --all")
+
+
+@pytest.fixture
+def fresh_book(runtime_folder: Path) -> Iterator[Notebook]:
+    """A kernel of its own for one test, with the extension loaded; its sessions are stopped at the end."""
+    with notebook() as opened:
+        opened.run("%load_ext modal_magic")
+        yield opened
+        opened.run("%modal_stop --all")

@@ -1,0 +1,31 @@
+"""The backends that keep the contract: one fixture, one session of four ranks for the whole suite on each."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+
+from modal_magic.backends.local import LocalBackend
+from modal_magic.session import Resources, Session
+from tests.support.namespaces import two_hosts
+
+
+@pytest.fixture(scope="package", params=["local", pytest.param("namespaces", marks=pytest.mark.namespaces)])
+def ranks(request: pytest.FixtureRequest, resources: Resources) -> Iterator[Session]:
+    """A session of four ranks: on this machine, and on two nodes of two ranks in network namespaces over IPv6."""
+    if request.param == "local":
+        with Session(resources=resources, replicas=4, backend="local") as session:
+            yield session
+        return
+    if (os.name != "posix" or os.geteuid() != 0 or not shutil.which("ip")) and not os.environ.get("CI"):
+        pytest.skip("network namespaces need root and iproute2 on Linux; CI has both")
+    with two_hosts() as hosts:
+        own = Resources({"local": LocalBackend(hosts)})
+        try:
+            with Session(resources=own, replicas=2, nproc_per_node=2, backend="local") as session:
+                yield session
+        finally:
+            own.close()

@@ -1,0 +1,286 @@
+"""What a cell can count on, on every backend."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from modal_magic import RankFailed, Session
+from modal_magic.session import Run
+
+EVERY = range(4)
+
+
+def run(session: Session, source: str, **options: object) -> Run:
+    """Run a cell on all ranks and wait for its end."""
+    return session.run(textwrap.dedent(source), **options).wait(60)  # type: ignore[arg-type]
+
+
+def outputs(done: Run) -> list[str]:
+    """What each rank wrote, in the order of ranks."""
+    return [done.ranks[rank].output for rank in EVERY]
+
+
+def results(done: Run) -> list[str | None]:
+    """The value of each rank's last expression, in the order of ranks."""
+    return [done.ranks[rank].result for rank in EVERY]
+
+
+def test_each_rank_knows_who_it_is(ranks: Session) -> None:
+    assert results(run(ranks, "rank, world_size")) == [f"({rank}, 4)" for rank in EVERY]
+
+
+def test_variables_stay_for_the_next_cell(ranks: Session) -> None:
+    run(ranks, "kept = rank * 10")
+    assert results(run(ranks, "kept + 1")) == ["1", "11", "21", "31"]
+
+
+def test_the_process_group_is_ready(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import torch, torch.distributed as dist
+        total = torch.tensor([float(rank)])
+        dist.all_reduce(total)
+        total.item()
+        """,
+    )
+    assert results(done) == ["6.0"] * 4
+
+
+def test_the_environment_is_that_of_torchrun(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import os
+        names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS"
+        [os.environ[name] for name in names.split()] + [os.environ["MODAL_I6PN_ENABLED"] in "01"]
+        """,
+    )
+    found = [eval(text or "") for text in results(done)]
+    per_node = ranks.shape.nproc_per_node
+    for rank, (own, local, world, local_world, group, node, *_) in enumerate(found):
+        assert [own, local, world, local_world] == [str(rank), str(rank % per_node), "4", str(per_node)]
+        assert group == node == str(rank // per_node)
+    assert len({(address, port) for *_, address, port, _threads, _i6pn in found}) == 1
+
+
+def test_ddp_trains_and_gradients_agree(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import torch, torch.distributed as dist
+        from torch.nn.parallel import DistributedDataParallel as DDP
+        ddp = DDP(torch.nn.Linear(4, 2))
+        ddp(torch.full((3, 4), float(rank))).sum().backward()
+        ddp.module.weight.grad.flatten().tolist()
+        """,
+    )
+    assert len(set(results(done))) == 1
+    assert eval(results(done)[0] or "")[0] == pytest.approx(3 * 1.5)
+
+
+def test_ranks_draw_different_random_numbers(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import random, numpy, torch
+        random.random(), float(numpy.random.rand()), float(torch.rand(()))
+        """,
+    )
+    drawn = [eval(text or "") for text in results(done)]
+    assert all(len({row[column] for row in drawn}) == 4 for column in range(3))
+
+
+def test_a_cell_can_run_on_some_ranks(ranks: Session) -> None:
+    done = run(ranks, "print('here', rank)", ranks=[0, 2, 3])
+    assert {number: view.output for number, view in done.ranks.items()} == {
+        0: "here 0\n",
+        2: "here 2\n",
+        3: "here 3\n",
+    }
+
+
+def test_what_c_code_and_children_write_is_heard(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import ctypes, os, subprocess
+        os.write(1, b"from os.write\\n")
+        subprocess.run(["echo", "from a child"])
+        libc = ctypes.CDLL(None)
+        libc.printf(b"from printf\\n")
+        libc.fflush(None)
+        !echo from the shell
+        """,
+    )
+    for text in outputs(done):
+        assert text.splitlines() == ["from os.write", "from a child", "from printf", "from the shell"]
+
+
+def test_stderr_is_told_from_stdout(ranks: Session) -> None:
+    done = run(ranks, "import sys; print('out'); print('err', file=sys.stderr)")
+    assert [done.ranks[rank].stdout for rank in EVERY] == ["out\n"] * 4
+    assert [done.ranks[rank].stderr for rank in EVERY] == ["err\n"] * 4
+
+
+def test_top_level_await_works_beside_asyncio_run(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import asyncio
+        async def inner():
+            await asyncio.sleep(0.001)
+            return 41
+        await asyncio.sleep(0.001)
+        asyncio.run(inner()) + await inner() - 40
+        """,
+    )
+    assert results(done) == ["42"] * 4
+    assert results(run(ranks, "_ + 1")) == ["43"] * 4
+
+
+def test_magics_of_ipython_work_on_ranks(ranks: Session) -> None:
+    assert results(run(ranks, "found = %env RANK\nfound")) == [f"'{rank}'" for rank in EVERY]
+    assert all("Wall time" in text for text in outputs(run(ranks, "%%time\nsum(range(10))")))
+
+
+def test_figures_and_html_come_as_such(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import matplotlib.pyplot as plt
+        from IPython.display import HTML, display
+        plt.plot([1, 2])
+        plt.show()
+        display(HTML(f"<b>{rank}</b>"))
+        """,
+    )
+    for rank in EVERY:
+        kinds = [sorted(shown.data) for shown in done.ranks[rank].displays]
+        assert ["image/png", "text/plain"] in kinds
+        assert done.ranks[rank].displays[-1].data["text/html"] == f"<b>{rank}</b>"
+
+
+def test_data_loader_workers_and_threads_work(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import multiprocessing, threading, torch
+        from torch.utils.data import DataLoader, TensorDataset
+        loader = DataLoader(TensorDataset(torch.arange(8)), batch_size=2, num_workers=2)
+        seen = sorted(int(x) for batch, in loader for x in batch)
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            squares = pool.map(abs, [-1, -2])
+        heard = []
+        thread = threading.Thread(target=lambda: heard.append(rank))
+        thread.start(); thread.join()
+        seen, squares, heard == [rank]
+        """,
+    )
+    assert results(done) == ["([0, 1, 2, 3, 4, 5, 6, 7], [1, 2], True)"] * 4
+
+
+@pytest.mark.parametrize("ask", ["input('name? ')", "import getpass; getpass.getpass('name? ')"])
+def test_a_rank_says_at_once_that_it_has_no_keyboard(ranks: Session, ask: str) -> None:
+    with pytest.raises(RankFailed, match=r"NoKeyboardError: rank \d has no keyboard.*name\?"):
+        run(ranks, ask)
+
+
+def test_spawning_a_function_of_a_cell_gets_a_clear_word(ranks: Session) -> None:
+    with pytest.raises(RankFailed, match=r"train\(\) was defined in a cell"):
+        run(ranks, "import torch.multiprocessing as mp\ndef train(i): pass\nmp.spawn(train, nprocs=1)")
+
+
+SCRIPT = """
+import argparse, os
+import torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+
+def main():
+    argparse.ArgumentParser().parse_args()
+    {setup}
+    model = DDP(torch.nn.Linear(3, 1))
+    model(torch.ones(2, 3)).sum().backward()
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    print("world", int(total))
+    dist.destroy_process_group()
+
+if __name__ == "__main__":
+    main()
+"""
+PLAIN = 'dist.init_process_group("gloo")'
+TUTORIAL = """os.environ["MASTER_ADDR"] = "localhost"
+    os.environ["MASTER_PORT"] = "12355"
+    dist.init_process_group("gloo", rank=int(os.environ["RANK"]), world_size=int(os.environ["WORLD_SIZE"]))"""
+
+
+@pytest.mark.parametrize("setup", [PLAIN, TUTORIAL], ids=["plain", "with a MASTER_ADDR of its own"])
+def test_a_script_for_torchrun_runs_unchanged_and_twice(ranks: Session, setup: str) -> None:
+    for _ in range(2):
+        assert outputs(run(ranks, SCRIPT.format(setup=setup))) == ["world 4\n"] * 4
+    again = run(ranks, "total = torch.ones(1); dist.all_reduce(total); int(total)")
+    assert results(again) == ["4"] * 4
+
+
+def test_a_group_that_a_cell_left_open_serves_the_next_cell(ranks: Session) -> None:
+    run(ranks, "import torch, torch.distributed as dist\ndist.init_process_group('gloo')")
+    assert results(run(ranks, "t = torch.ones(1); dist.all_reduce(t); int(t)")) == ["4"] * 4
+    assert outputs(run(ranks, SCRIPT.format(setup=PLAIN))) == ["world 4\n"] * 4
+
+
+def test_a_second_init_in_one_cell_fails_as_in_torch(ranks: Session) -> None:
+    with pytest.raises(RankFailed, match="twice"):
+        run(ranks, "import torch.distributed as dist\ndist.init_process_group('gloo')\ndist.init_process_group('gloo')")
+    assert results(run(ranks, "t = torch.ones(1); dist.all_reduce(t); int(t)")) == ["4"] * 4
+
+
+def test_sys_exit_is_an_ordinary_end_with_its_code(ranks: Session) -> None:
+    done = run(ranks, "import sys; sys.exit(3 if rank == 1 else 0)")
+    assert [done.ranks[rank].exit_code for rank in EVERY] == [0, 3, 0, 0]
+
+
+def test_an_exception_is_named_with_its_rank_and_line_and_nothing_is_lost(ranks: Session) -> None:
+    run(ranks, "precious = rank")
+    with pytest.raises(RankFailed) as failed:
+        run(ranks, "x = 1\nif rank == 2:\n    {}['missing']\n")
+    assert str(failed.value).startswith("rank 2 raised KeyError: 'missing' at cell line 3.")
+    assert results(run(ranks, "precious")) == [str(rank) for rank in EVERY]
+
+
+def test_a_rank_that_raises_frees_those_that_wait_for_it(ranks: Session) -> None:
+    with pytest.raises(RankFailed, match="rank 1 raised ValueError: me at cell line 2"):
+        run(ranks, "import torch, torch.distributed as dist\nif rank == 1: raise ValueError('me')\ndist.barrier()")
+    assert results(run(ranks, "t = torch.ones(1); dist.all_reduce(t); int(t)")) == ["4"] * 4
+
+
+def test_a_killed_rank_is_named_and_comes_back_empty(ranks: Session) -> None:
+    run(ranks, "precious = rank")
+    with pytest.raises(RankFailed) as failed:
+        run(
+            ranks,
+            """
+            import os, signal, torch, torch.distributed as dist
+            print("last words", flush=True)
+            if rank == 1: os.kill(os.getpid(), signal.SIGKILL)
+            dist.barrier()
+            """,
+        )
+    assert str(failed.value).startswith("rank 1 was killed by SIGKILL.")
+    assert failed.value.run.ranks[1].output == "last words\n"
+    assert results(run(ranks, "globals().get('precious')")) == ["0", None, "2", "3"]
+    done = run(ranks, "import torch, torch.distributed as dist\nt = torch.ones(1); dist.all_reduce(t); int(t)")
+    assert results(done) == ["4"] * 4
+
+
+def test_a_flood_stays_whole_in_the_log(ranks: Session) -> None:
+    done = run(ranks, "for i in range(20000): print(f'line {i} of rank {rank}')", output_limit=100_000)
+    assert 0 < sum(len(text) for text in outputs(done)) <= 100_000
+    assert done.view.withheld > 1_000_000
+    lines = ranks.logs()
+    for rank in EVERY:
+        own = [text for number, _, text in lines if number == rank]
+        assert own == [f"line {i} of rank {rank}" for i in range(20000)]
+    assert [text for _, _, text in ranks.logs([2], last=1)] == ["line 19999 of rank 2"]

@@ -1,0 +1,44 @@
+"""Which processes of modal_magic are there: by the runtime folder in their environment, which is each test run's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import psutil
+
+
+def ours(folder: str) -> Iterator[psutil.Process]:
+    """The processes, other than this one, that were started with this runtime folder."""
+    for process in psutil.process_iter():
+        if process.pid == os.getpid():
+            continue
+        try:
+            if process.environ().get("MODAL_MAGIC_RUNTIME_DIR") == folder and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+            continue
+
+
+def gone(pids: list[int], seconds: float = 10.0) -> bool:
+    """Wait until none of these processes is there any more (zombies are not there). Whether that is so."""
+    left = []
+    for pid in pids:
+        try:
+            left.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            continue
+    left = [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
+    _, alive = psutil.wait_procs(left, timeout=seconds)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def described(processes: list[psutil.Process]) -> str:
+    """Processes as a test's message names them."""
+    told = []
+    for process in processes:
+        try:
+            told.append(f"{process.pid} (parent {process.ppid()}): {' '.join(process.cmdline())[:100]}")
+        except psutil.NoSuchProcess:
+            continue
+    return "\n".join(told)
