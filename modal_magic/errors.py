@@ -2,9 +2,11 @@
 
 ModalMagicError
 ├── UsageError            what was typed cannot be done; nothing was started, nothing was lost
+│   └── CellSyntaxError   the cell is not Python
 ├── SessionError          a session cannot be started or reached
-│   ├── SessionClosed     it ended (stopped, lease over) while somebody still used it
-│   └── GatewayLost       its gateway no longer answers
+│   └── SessionGone       there is no such session any more
+│       ├── SessionClosed it ended (stopped, lease over) while somebody still used it
+│       └── GatewayLost   its gateway no longer answers
 └── RunError              a run did not end well; `.run` is the run
     ├── RankFailed        at least one rank raised or was lost
     └── RunInterrupted    the run was interrupted
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from modal_magic.view.model import RunView
 
 __all__ = [
+    "CellSyntaxError",
     "GatewayLost",
     "ModalMagicError",
     "RankFailed",
@@ -25,6 +28,7 @@ __all__ = [
     "RunInterrupted",
     "SessionClosed",
     "SessionError",
+    "SessionGone",
     "UsageError",
 ]
 
@@ -44,15 +48,26 @@ class UsageError(ModalMagicError):
     """What was typed cannot be done. One line says why and what to do; nothing was started and nothing was lost."""
 
 
+class CellSyntaxError(UsageError):
+    """The cell is not Python; shown as Python shows a SyntaxError, with the lines of the notebook's gutter."""
+
+    def _render_traceback_(self) -> list[str]:
+        return str(self).splitlines()
+
+
 class SessionError(ModalMagicError):
     """A session cannot be started or reached."""
 
 
-class SessionClosed(SessionError):
+class SessionGone(SessionError):
+    """There is no such session any more."""
+
+
+class SessionClosed(SessionGone):
     """The session ended while somebody still used it."""
 
 
-class GatewayLost(SessionError):
+class GatewayLost(SessionGone):
     """The gateway of the session no longer answers."""
 
 

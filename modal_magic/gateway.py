@@ -274,16 +274,20 @@ class Gateway:
         self.log.append(event, time.time())
 
     def _record_output(self, event: p.Output) -> None:
+        """Log text, and note which of it clients are not sent: what is past the limit of its run, from a line's start."""
         flow = self.flows.get(event.run)
-        self._record(event)
-        if flow is None:
+        if flow is None or flow.limit is None or flow.sent + len(event.text) <= flow.limit:
+            self._record(event)
+            if flow is not None:
+                flow.sent += len(event.text)
             return
-        size = len(event.text)
-        if flow.limit is not None and flow.sent + size > flow.limit:
-            flow.withheld += size
-            self.withheld.add(self.log.newest)
-        else:
-            flow.sent += size
+        cut = event.text.rfind("\n", 0, max(0, flow.limit - flow.sent)) + 1
+        if cut:
+            self._record(msgspec.structs.replace(event, text=event.text[:cut]))
+        self._record(msgspec.structs.replace(event, text=event.text[cut:]))
+        self.withheld.add(self.log.newest)
+        flow.sent = flow.limit
+        flow.withheld += len(event.text) - cut
 
     def _broadcast(self) -> None:
         """Bring every client up to date; one that cannot take more is tried again at the next turn."""

@@ -6,6 +6,7 @@ import ast
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from modal_magic import config, registry
-from modal_magic.errors import GatewayLost, ModalMagicError, SessionError, UsageError
+from modal_magic.errors import CellSyntaxError, GatewayLost, ModalMagicError, SessionError, SessionGone, UsageError
 from modal_magic.options import OPTIONS, POSITIONALS, TABLES, differences, resolve
 from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
@@ -82,6 +83,7 @@ class ModalMagics(Magics):
         view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
         follow(run, view, paced=in_jupyter(self.host), limited=options.output_limit is not None)
         self.tell_notices(session)
+        self.resources.prepare(session.backend_name)  # not earlier: importing torch takes a core for seconds
         codes: dict[int, list[int]] = {}
         for rank in run.ranks.values():
             if rank.exit_code is not None:
@@ -154,31 +156,42 @@ class ModalMagics(Magics):
     def get_session(self, given: Mapping[str, object]) -> Session:
         """The session that a line means: an existing one of the right shape, or a new one."""
         name = given.get("session") or self.current
-        session = None
-        if isinstance(name, str) and (name in self.sessions or name in registry.names()):
-            try:
-                session = self.find(name)
-            except GatewayLost as error:
-                self.forget(name)
-                self.say(f"{error}; a new one is started")
+        session = self.living(name) if isinstance(name, str) else None
         if session is None:
             return self.start(given, given.get("session"))
-        wrong = differences(given, session.shape)
-        if not wrong:
+        if not differences(given, session.shape):
             if given.get("restart"):
                 session.restart()
             self.current = session.name
             return session
+        # What the line does not name stays as it is.
+        shape = session.shape
+        wanted = {**{option: getattr(shape, option) for option in SHAPE}, **given}
+        if not {"nproc_per_node"} & given.keys() and "gpu" in given:
+            del wanted["nproc_per_node"]
         if not given.get("restart"):
-            asked = resolve({"replicas": session.shape.replicas}, {key: given[key] for key in SHAPE & given.keys()})
+            asked = resolve({key: wanted[key] for key in SHAPE & wanted.keys()}).shape()
             raise UsageError(
-                f"session {session.name!r} has the shape {session.shape}, and the line asks for {asked.shape()}: add "
-                "--restart to replace it (its variables are lost), or --session NAME to start another beside it"
+                f"session {session.name!r} has the shape {shape}, and the line asks for {asked}: add --restart to replace "
+                "it (its variables are lost), or --session NAME to start another beside it"
             )
-        name = session.name
         session.stop()
-        self.forget(name)
-        return self.start(given, name)
+        self.forget(session.name)
+        return self.start(wanted, session.name)
+
+    def living(self, name: str) -> Session | None:
+        """The session of this name if there is one; one that has ended is forgotten, and that is said."""
+        session = self.sessions.get(name)
+        try:
+            if session is not None and session.closed:
+                session.check_open()
+            return self.find(name) if session is not None or name in registry.names() else None
+        except SessionGone as error:
+            self.forget(name)
+            if isinstance(error, GatewayLost):
+                registry.forget(name)
+            self.say(f"{error}. A new session is started")
+            return None
 
     def start(self, given: Mapping[str, object], name: object) -> Session:
         """A new session, which becomes the current one."""
@@ -191,7 +204,6 @@ class ModalMagics(Magics):
         session = Session.start(self.resources, options)
         self.sessions[session.name] = session
         self.current = session.name
-        self.resources.prepare(session.backend_name)
         return session
 
     def find(self, name: str) -> Session:
@@ -254,7 +266,7 @@ def in_jupyter(shell: InteractiveShell) -> bool:
 def check_cell(shell: InteractiveShell, cell: str) -> None:
     """Refuse a cell that cannot be run, before anything is started or sent.
 
-    Raises UsageError, or SyntaxError with the lines of the notebook's gutter (the magic line is line 1).
+    Raises UsageError, a CellSyntaxError where it is not Python (the magic line is line 1).
     """
     if not cell.strip():
         raise UsageError("the cell is empty: write the code for the ranks below the magic line")
@@ -265,4 +277,7 @@ def check_cell(shell: InteractiveShell, cell: str) -> None:
         )
     source = shell.transform_cell(cell)
     name = f"Cell In[{shell.execution_count}]"
-    compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    try:
+        compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except SyntaxError as error:
+        raise CellSyntaxError("".join(traceback.format_exception_only(error)).rstrip()) from None

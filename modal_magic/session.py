@@ -242,7 +242,7 @@ class Session:
 
         Raises UsageError for a cell that cannot be sent; nothing has happened then.
         """
-        self._check_open()
+        self.check_open()
         if not source.strip():
             raise UsageError("the cell is empty: there is nothing to run")
         if len(source) > CELL_BYTES:
@@ -399,12 +399,13 @@ class Session:
         """Whether the session is gone, or this kernel has let go of it."""
         return self._error is not None
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise why the session cannot be used any more, if so."""
         if self._error is not None:
             raise self._error
 
     def _send(self, message: p.Request) -> None:
-        self._check_open()
+        self.check_open()
         assert self._link is not None
         self._resources.loop.send(self._link, message)
 

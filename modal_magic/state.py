@@ -469,7 +469,7 @@ class Machine:
     def _settle(self) -> None:
         if self.active is not None and not self.active.pending:
             self._end_run(self.active)
-        if self.active is None:
+        if self.active is None and not self.restarting:
             self._revive()
             self._open()
             self._start_next()
@@ -497,10 +497,12 @@ class Machine:
         order = p.Regroup(self.generation)
         for number in free:
             self._advance(number, order)
+        # A worker that is only starting was told an older generation: it must hear of this one too.
+        starting = [number for number, rank in enumerate(self.ranks) if rank.state is R.LAUNCHING]
         if self.state is not S.LAUNCHING:
             self._enter(S.RECOVERING)
         self._do(SetTimer("group", GROUP_SECONDS))
-        self._tell_ranks(free, p.RegroupRanks, self.generation)
+        self._tell_ranks([*free, *starting], p.RegroupRanks, self.generation)
 
     def _revive(self) -> None:
         """Start the workers of lost ranks anew, empty, where their node is there and they do not die at every start."""
@@ -523,7 +525,7 @@ class Machine:
 
     def _open(self) -> None:
         """Say READY when every rank is free, DEGRADED when the others are and some will not come back."""
-        if self.restarting or any(rank.state not in FREE and rank.state is not R.LOST for rank in self.ranks):
+        if any(rank.state not in FREE and rank.state is not R.LOST for rank in self.ranks):
             return
         lost = [number for number, rank in enumerate(self.ranks) if rank.state is R.LOST]
         if not lost and self.state is not S.DEGRADED:
@@ -537,7 +539,7 @@ class Machine:
         self.restarts.clear()
 
     def _start_next(self) -> None:
-        while self.queue and self.active is None and self.state in (S.READY, S.DEGRADED) and not self.restarting:
+        while self.queue and self.active is None and self.state in (S.READY, S.DEGRADED):
             client, request = self.queue.popleft()
             chosen = tuple(range(len(self.ranks)) if request.ranks is None else request.ranks)
             lost = [rank for rank in chosen if self.ranks[rank].state not in FREE]

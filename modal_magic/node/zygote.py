@@ -325,6 +325,7 @@ def reap(zygote: Zygote, alarm: int) -> None:
             gateway_ended(zygote, status)
     if ended:
         orphans.kill_strays(set(zygote.children))
+        zygote.session_over = zygote.session_over or not zygote.children
 
 
 def ended_children() -> list[tuple[int, int]]:

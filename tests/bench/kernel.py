@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -26,10 +27,11 @@ print(all(_select.select([one.process.stdout], [], [], 0)[0] for one in _zygotes
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stream message: when it came (seconds since 1970) and its text."""
+    """Text that was new in a message: when it came (seconds since 1970), and which stream or display it belongs to."""
 
     at: float
     text: str
+    origin: str = "stdout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Reply:
     seconds: float
     chunks: tuple[Chunk, ...]
     size: int
+    """The bytes of text in all messages, also of text that came before."""
 
     @property
     def text(self) -> str:
@@ -93,6 +96,7 @@ class Kernel:
     def _follow(self, name: str, sent: float, patience: float) -> Reply:
         chunks: list[Chunk] = []
         errors: list[str] = []
+        displays: dict[str, str] = {}
         size = 0
         while True:
             message = self._receive(self.iopub, patience)
@@ -101,10 +105,13 @@ class Kernel:
                 continue
             kind, content = message["msg_type"], message["content"]
             if kind == "stream":
-                chunks.append(Chunk(now, content["text"]))
+                chunks.append(Chunk(now, content["text"], content["name"]))
                 size += len(content["text"].encode())
-            elif kind in ("display_data", "update_display_data", "execute_result"):
-                size += sum(len(str(value)) for value in content["data"].values())
+            elif kind in ("display_data", "update_display_data"):
+                text, shown = str(content["data"].get("text/plain", "")), str(content["transient"].get("display_id"))
+                chunks.append(Chunk(now, text.removeprefix(displays.get(shown, "")), shown))
+                size += len(text.encode())
+                displays[shown] = text
             elif kind == "error":
                 errors += content["traceback"]
             elif kind == "status" and content["execution_state"] == "idle":
@@ -142,7 +149,7 @@ def _execution(source: str) -> dict[str, Any]:
 def start_kernel(*setup: str) -> Iterator[Kernel]:
     """A fresh kernel in which these cells have been run. Its sessions are stopped at the end."""
     manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env=child_environment())
+    manager.start_kernel(env=child_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         iopub, shell = manager.connect_iopub(), manager.connect_shell()
         iopub.setsockopt(zmq.RCVHWM, 0)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 total = torch.ones(1)
 dist.all_reduce(total)
-print("sum", total.item(), flush=True)
+print(f"sum {total.item()}\\n", end="", flush=True)
 """
 SCRIPT = REDUCE.replace("total =", 'dist.init_process_group("gloo")\ntotal =', 1) + "dist.destroy_process_group()\n"
 MARKER = "sum 4.0"

@@ -1,0 +1,169 @@
+"""The magics in a real kernel: what a user types and what the notebook then shows."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.notebook import Notebook
+
+pytestmark = pytest.mark.kernel
+
+FOUR = "%%modal_distributed --replicas 4 --backend local\n"
+
+
+def test_a_cell_runs_on_four_ranks_and_each_line_is_labelled(book: Notebook) -> None:
+    shown = book.run(FOUR + "print('hello from', rank, 'of', world_size)")
+    assert shown.lines == [f"[rank {rank}] hello from {rank} of 4" for rank in range(4)]
+    assert not shown.error
+
+
+def test_a_cell_without_options_goes_to_the_current_session_and_finds_its_variables(book: Notebook) -> None:
+    book.run(FOUR + "kept = rank * 2")
+    assert book.run("%%modal_distributed\nprint(kept)").lines == [f"[rank {rank}] {rank * 2}" for rank in range(4)]
+
+
+def test_the_last_expression_shows_with_its_rank(book: Notebook) -> None:
+    assert book.run(FOUR + "rank + 0.5").lines == [f"[rank {rank}] {rank}.5" for rank in range(4)]
+
+
+def test_a_cell_on_some_ranks_and_output_of_some(book: Notebook) -> None:
+    assert book.run(FOUR.strip() + " --ranks 0,2-3\nprint('here')").lines == [
+        "[rank 0] here",
+        "[rank 2] here",
+        "[rank 3] here",
+    ]
+    assert book.run(FOUR.strip() + " --show 1\nprint('shown')").lines == ["[rank 1] shown"]
+    assert "[rank 3] shown" in book.run("%modal_logs").stdout
+
+
+def test_logs_can_be_narrowed(book: Notebook) -> None:
+    book.run(FOUR + "for i in range(5): print('line', i)")
+    assert book.run("%modal_logs --rank 2 --last 2").stdout == "[rank 2] line 3\n[rank 2] line 4\n"
+
+
+def test_figures_and_html_are_labelled_with_their_rank(book: Notebook) -> None:
+    shown = book.run(FOUR.strip() + " --ranks 1\nfrom IPython.display import HTML, display\ndisplay(HTML('<b>x</b>'))")
+    assert shown.stdout == "[rank 1]\n"
+    assert shown.displays[0]["text/html"] == "<b>x</b>"
+
+
+def test_stderr_goes_to_stderr(book: Notebook) -> None:
+    shown = book.run(FOUR + "import sys\nif rank == 0: print('careful', file=sys.stderr)")
+    assert shown.stderr == "[rank 0] careful\n"
+
+
+def test_the_line_form_only_starts_or_says(book: Notebook) -> None:
+    assert re.fullmatch(r"session-\d+: 4 ranks, ready\n", book.run("%modal_distributed -n 4 --backend local").stdout)
+
+
+def test_help_is_made_from_the_options(book: Notebook) -> None:
+    text = book.run("print(get_ipython().find_line_magic('modal_distributed').__doc__)").stdout
+    assert "--replicas" in text and "--nproc-per-node" in text and "nodes of the session" in text
+
+
+def test_another_shape_is_refused_with_both_shapes_and_two_ways_on(book: Notebook) -> None:
+    book.run(FOUR + "precious = 1")
+    shown = book.run("%%modal_distributed --replicas 2\nprint(1)")
+    assert shown.error_name == "UsageError"
+    for part in ("--replicas 4", "--replicas 2", "--restart", "--session NAME"):
+        assert part in shown.error
+    assert book.run("%%modal_distributed --ranks 0\nprint(precious)").stdout == "[rank 0] 1\n"
+
+
+def test_a_second_session_stands_beside_the_first(book: Notebook) -> None:
+    book.run(FOUR + "x = 'first'")
+    first = book.run("%modal_status").stdout.split(":")[0]
+    book.run("%%modal_distributed --session other --replicas 2 --backend local --framework none\nx = 'second'")
+    assert book.run("%%modal_distributed --session other\nprint(x)").lines == [f"[rank {i}] second" for i in (0, 1)]
+    assert book.run(f"%%modal_distributed --session {first} --ranks 0\nprint(x)").stdout == "[rank 0] first\n"
+    both = book.run("%modal_status").stdout
+    assert f"{first}: ready" in both and "other: ready" in both
+    assert book.run("%modal_stop other").stdout == "other is stopped\n"
+    assert "other" not in book.run("%modal_status").stdout
+
+
+def test_restart_gives_fresh_ranks_of_the_same_or_of_another_shape(fresh_book: Notebook) -> None:
+    fresh_book.run(FOUR + "kept = 1")
+    assert "4 fresh ranks, ready" in fresh_book.run("%modal_restart").stdout
+    assert fresh_book.run("%%modal_distributed --ranks 0\nprint('kept' in globals())").stdout == "[rank 0] False\n"
+    fresh_book.run("%%modal_distributed\nkept = 1")
+    fresh_book.run("%%modal_distributed --restart\npass")
+    assert fresh_book.run("%%modal_distributed --ranks 0\nprint('kept' in globals())").stdout == "[rank 0] False\n"
+    shown = fresh_book.run("%%modal_distributed --restart --replicas 2\nprint(world_size)")
+    assert shown.lines == ["[rank 0] 2", "[rank 1] 2"], shown
+    assert fresh_book.run(
+        "%%modal_distributed --ranks 1\nimport torch.distributed as d\nprint(d.get_world_size())"
+    ).stdout
+
+
+def test_auto_says_in_one_line_that_it_runs_here(fresh_book: Notebook) -> None:
+    shown = fresh_book.run("%%modal_distributed\nprint(rank)")
+    first, second = shown.stdout.splitlines()
+    assert "No Modal token" in first and "--backend local" in first
+    assert second == "[rank 0] 0"
+    assert fresh_book.run("%%modal_distributed\nprint(rank)").stdout == "[rank 0] 0\n"
+
+
+def test_gpu_without_one_runs_on_the_cpu_and_says_so(fresh_book: Notebook) -> None:
+    shown = fresh_book.run("%%modal_distributed --gpu A100:2 --backend local\nprint(device, world_size)")
+    assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] cpu 2", "[rank 1] cpu 2"]
+    assert [line for line in shown.lines if "CPU instead" in line], shown.stdout
+
+
+def test_variables_of_the_environment_reach_the_ranks(fresh_book: Notebook) -> None:
+    shown = fresh_book.run(
+        "%%modal_distributed --backend local --env GREETING=hello --env OMP_NUM_THREADS=2\n"
+        "import os, torch\nprint(os.environ['GREETING'], torch.get_num_threads())"
+    )
+    assert shown.stdout == "[rank 0] hello 2\n"
+
+
+def test_equal_lines_of_many_ranks_merge(fresh_book: Notebook) -> None:
+    head = "%%modal_distributed --nproc-per-node 9 --backend local --framework none"
+    assert fresh_book.run(f"{head}\nprint('same')").stdout == "[ranks 0-8] same\n"
+    assert len(fresh_book.run(f"{head} --show all\nprint('same')").lines) == 9
+
+
+def test_a_flood_ends_in_one_line_and_the_error_still_comes(book: Notebook) -> None:
+    shown = book.run(FOUR.strip() + " --output-limit 200kB\nfor i in range(50000): print('x' * 40)\n1/0")
+    assert len(shown.stdout) < 500_000
+    assert re.fullmatch(r"… [\d.]+ MB more: %modal_logs --session session-\d+", shown.stdout.splitlines()[-1])
+    assert shown.error_name == "RankFailed" and "ZeroDivisionError" in shown.error
+
+
+def test_autoreload_of_local_modules_works_on_ranks(fresh_book: Notebook) -> None:
+    fresh_book.run("import tempfile, os; os.chdir(tempfile.mkdtemp())")
+    fresh_book.run("%%writefile local_module.py\nvalue = 1")
+    run = "%%modal_distributed --backend local\n"
+    fresh_book.run(run + "%load_ext autoreload\n%autoreload 2\nimport local_module\nprint(local_module.value)")
+    fresh_book.run("%%writefile local_module.py\nvalue = 22222")
+    assert fresh_book.run(run + "print(local_module.value)").stdout == "[rank 0] 22222\n"
+
+
+def test_the_kernel_s_interrupt_reaches_the_ranks_and_keeps_variables(book: Notebook) -> None:
+    book.run(FOUR + "precious = rank")
+    import time
+
+    began = time.monotonic()
+    sent = book.send("%%modal_distributed\nprint('begun')\nimport time\nwhile True: time.sleep(0.01)")
+    book.wait_for(sent, "[rank 3] begun", began)
+    book.manager.interrupt_kernel()
+    interrupted = time.monotonic()
+    shown = book.collect(sent, began)
+    assert shown.error_name == "RunInterrupted"
+    assert "variables are kept on all ranks" in shown.error
+    assert time.monotonic() - interrupted < 2
+    assert book.run("%%modal_distributed\nprint(precious)").lines == [f"[rank {rank}] {rank}" for rank in range(4)]
+
+
+def test_unloading_leaves_no_magic_and_no_thread(fresh_book: Notebook) -> None:
+    fresh_book.run(FOUR + "pass")
+    fresh_book.run("%modal_stop")
+    fresh_book.run("%unload_ext modal_magic")
+    names = fresh_book.run("import threading; print([t.name for t in threading.enumerate()])").stdout
+    assert "modal_magic" not in names
+    assert "not found" in fresh_book.run("%modal_status").stderr
+    fresh_book.run("%load_ext modal_magic")
+    assert not fresh_book.run("%modal_status").error
