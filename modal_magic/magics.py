@@ -69,6 +69,7 @@ class ModalMagics(Magics):
             check_cell(self.host, cell)
         session = self.get_session(given)
         if cell is None:
+            session.ready()
             self.say(f"{session.name}: {session.world_size} ranks, {session.state}")
             return
         ranks = self.chosen(options.ranks, session)
@@ -77,7 +78,7 @@ class ModalMagics(Magics):
             cell,
             ranks=ranks,
             output_limit=options.output_limit,
-            cell=self.host.execution_count,
+            cell=len(self.host.user_ns["In"]) - 1,  # execution_count is this cell or the next, by version of IPython
             first_line=2,
         )
         view = TextView(session.world_size, show, merge=False if options.show == "all" else None)

@@ -258,6 +258,14 @@ class Session:
         self._send(p.Run(task, None if ranks is None else sorted(set(ranks)), output_limit))
         return run
 
+    def ready(self, seconds: float = 120.0) -> Self:
+        """Wait until the ranks are up, and return the session. Raises SessionError when they are not, after `seconds`."""
+        self._up.wait(seconds)
+        self.check_open()
+        if not self._up.is_set():
+            raise SessionError(f"the ranks of session {self.name!r} are not up after {seconds:g} s: {self.state}")
+        return self
+
     def status(self) -> p.Status:
         """How the session is. Raises GatewayLost when it does not answer."""
         return self._ask(p.AskStatus, p.Status)
@@ -351,6 +359,7 @@ class Session:
         self._answers: dict[str, Future[Any]] = {}
         self._attached = threading.Event()
         self._closing = threading.Event()
+        self._up = threading.Event()
         self._link: Link | None = None
         self._seen = 0
         self._error: SessionError | None = None
@@ -450,6 +459,8 @@ class Session:
             self.notices.put(event.text)
         elif isinstance(event, p.SessionChanged):
             self.state = event.state
+            if event.state != "launching":
+                self._up.set()
             if event.state == "degraded" and event.reason:
                 self.notices.put(event.reason)
         name = getattr(event, "run", None)
@@ -493,6 +504,7 @@ class Session:
             self._giving_up.cancel()
         if self._link is not None:
             self._resources.loop.shut(self._link, last)
+        self._up.set()
         for run in list(self._runs.values()):
             run._give_up(error)
         self._runs.clear()

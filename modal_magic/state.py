@@ -484,11 +484,19 @@ class Machine:
     def _end_run(self, active: ActiveRun) -> None:
         self.active = None
         self._do(SetTimer("verdict", None))
-        status: p.RunStatus = "interrupted" if active.interrupted else "failed" if active.failures else "done"
-        culprits = [rank for _, rank in sorted(active.failures, key=lambda failure: failure[0])]
-        self._do(Log(p.RunEnded(active.run, status, [] if active.interrupted else culprits, 0.0)))
+        self._log_end(active)
         if self.plan.grouped and not _can_meet_again(active):
             self._regroup()
+
+    def _log_end(self, active: ActiveRun) -> None:
+        unfinished = bool(active.pending)
+        status: p.RunStatus = "done"
+        if active.interrupted or (unfinished and not active.failures):
+            status = "interrupted"
+        elif active.failures:
+            status = "failed"
+        culprits = [rank for _, rank in sorted(active.failures, key=lambda failure: failure[0])]
+        self._do(Log(p.RunEnded(active.run, status, [] if active.interrupted else culprits, 0.0)))
 
     def _regroup(self) -> None:
         """Build the next generation's process group of all ranks that live; `_revive` adds those that do not."""
@@ -577,12 +585,11 @@ class Machine:
 
     def _abandon(self) -> None:
         """Every run ends, also when the session does."""
-        names = [self.active.run] if self.active is not None else []
-        names += [request.task.run for _, request in self.queue]
-        self.active = None
-        self.queue.clear()
-        for name in names:
-            self._do(Log(p.RunEnded(name, "interrupted", [], 0.0)))
+        if self.active is not None:
+            active, self.active = self.active, None
+            self._log_end(active)
+        while self.queue:
+            self._do(Log(p.RunEnded(self.queue.popleft()[1].task.run, "interrupted", [], 0.0)))
 
 
 def _can_meet_again(active: ActiveRun) -> bool:

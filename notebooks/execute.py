@@ -31,7 +31,9 @@ class LiveClient(NotebookClient):
 def main(path: Path) -> int:
     """Run the notebook at `path`, in its own folder. Returns the exit status: 1 when a cell raised."""
     notebook = nbformat.read(path, as_version=4)
-    client = LiveClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
+    client = LiveClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}
+    )
     try:
         client.execute()
     except CellExecutionError as error:

@@ -46,8 +46,6 @@ stimuli: some.SearchStrategy[s.Stimulus | None] = (
 class JudgedRig(Rig):
     """A rig that holds its machine, after each stimulus, to what must always be true."""
 
-    lenient = False
-
     def feed(self, stimulus: s.Stimulus) -> list[s.Effect]:
         machine = self.machine
         before, owed, generation, closed = everything(machine), outstanding(machine), machine.generation, machine.state
@@ -137,6 +135,7 @@ def test_whatever_ranks_and_nodes_suffer_the_session_comes_to_rest_with_all_that
         "lose",
         "group",
     ]
+    deeds += ["verdict", "patience"]
     for number, deed in enumerate(data.draw(some.lists(some.sampled_from(deeds), max_size=40))):
         suffer(rig, deed, number, data)
     while rig.machine.state is not s.SessionState.CLOSED:
@@ -184,6 +183,10 @@ def suffer(rig: Rig, deed: str, number: int, data: some.DataObject) -> None:
                 rig.fail(run, rank, kind=data.draw(kinds), health=data.draw(healths))
         case "lose" if rig.workers:
             rig.lose(data.draw(some.sampled_from(sorted(rig.workers))))
+        case "verdict" if "verdict" in rig.timers:
+            rig.fire("verdict")
+        case "patience" if "group" in rig.timers:
+            rig.fire("group")
         case "group" if waiting and rig.grouped:
             rank = data.draw(some.sampled_from(waiting))
             rig.feed(p.GroupFailed(rank, rig.workers[rank].generation, error()))

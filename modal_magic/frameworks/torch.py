@@ -123,9 +123,10 @@ class TorchRank:
         """See `Framework`."""
         if isinstance(error, dist.DistNetworkError | dist.DistBackendError):
             return "communication"
+        if type(error) is not RuntimeError:  # a cell's own class may have a __str__ that raises
+            return "exception"
         text = str(error).lower()
-        wanting = isinstance(error, RuntimeError) and any(word in text for word in COMMUNICATION_ERRORS)
-        return "communication" if wanting else "exception"
+        return "communication" if any(word in text for word in COMMUNICATION_ERRORS) else "exception"
 
     def sever(self) -> None:
         """See `Framework`."""

@@ -46,6 +46,9 @@ DEAD_MAN_SECONDS = 15.0
 """An agent that hears nothing from its gateway for so long ends its node: nobody could stop it any more."""
 
 
+UNWITNESSED = "is gone; with the zygote of its node gone too, nobody can say why"
+
+
 @dataclass(eq=False, slots=True)
 class Worker:
     """A rank's process as its agent knows it."""
@@ -288,7 +291,7 @@ class Agent:
         if messages is None:
             self.readers.pop(worker.channel.socket.fileno(), None)
             if self.zygote is None:
-                self.bury(worker, "is gone; with the zygote of its node gone too, nobody can say why")
+                self.bury(worker, UNWITNESSED)
             return
         if messages:
             self.drain(worker)
@@ -364,6 +367,9 @@ class Agent:
             self.emit(
                 p.Notice(f"{where}: ranks go on, but one that dies cannot be started again. %modal_stop, then anew")
             )
+            for worker in list(self.workers.values()):
+                if worker.channel.socket.fileno() not in self.readers:
+                    self.bury(worker, UNWITNESSED)
             return
         for data in words:
             match decode_zygote_to_agent(data):

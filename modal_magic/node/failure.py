@@ -10,6 +10,7 @@ from modal_magic.protocol import ErrorKind, RemoteError
 
 __all__ = ["cell_line", "describe", "is_cell", "where_interrupted"]
 
+LOGGER = "c10d_logger"
 COLLECTIVE_ROOMS = ("torch/distributed/", "torch\\distributed\\")
 
 
@@ -49,13 +50,23 @@ def describe(error: BaseException, shown: list[str], kind: ErrorKind) -> RemoteE
 
 
 def where_interrupted(error: BaseException) -> str:
-    """`all_reduce at cell line 3`: the torch.distributed call that a rank was in, if any, and the line of the cell."""
+    """`all_reduce at cell line 3`: the torch.distributed call that a rank was in, if any, and the line of the cell.
+
+    The interrupt can land while the call's own error is being handled; then that error knows the call.
+    """
     collective = ""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        code = frame.f_code
-        outermost = not collective and any(room in code.co_filename for room in COLLECTIVE_ROOMS)
-        if outermost and code.co_name != "wrapper":
-            collective = code.co_name
+    cause: BaseException | None = error
+    while cause is not None and not collective:
+        collective = _outermost_collective(cause)
+        cause = cause.__context__
     line = cell_line(_places(error.__traceback__))
     place = f"cell line {line}" if line else "the cell"
     return f"{collective} at {place}" if collective else place
+
+
+def _outermost_collective(error: BaseException) -> str:
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        if any(room in code.co_filename for room in COLLECTIVE_ROOMS) and LOGGER not in code.co_filename:
+            return code.co_name
+    return ""

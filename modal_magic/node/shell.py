@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine
-from types import TracebackType
 from typing import Any
 
 from IPython.core.displayhook import DisplayHook
@@ -72,7 +72,7 @@ class RankShell(InteractiveShell):
     def configure(self, publish: Publish) -> None:
         """Say where displays go. Must be called before the first cell."""
         self._publish_display = publish
-        self.failure: tuple[type[BaseException], BaseException, TracebackType | None, list[str]] | None = None
+        self.shown: list[str] = []
         self._nested = False
         self.loop_runner = self._run_coroutine
         # Blank lines at the top of a cell count in the notebook's gutter, so they stay.
@@ -89,7 +89,7 @@ class RankShell(InteractiveShell):
 
     def run(self, source: str, cell: int, first_line: int) -> ExecutionResult:
         """Run a cell whose first line is line `first_line` of the notebook's gutter, as In[cell]."""
-        self.failure = None
+        self.shown = []
         self.execution_count = max(cell, 1)
         if not source.lstrip().startswith("%%"):
             # `leading_indent` looks at the first line only, which is about to be an empty one.
@@ -98,13 +98,18 @@ class RankShell(InteractiveShell):
         return result
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
-        self.failure = (etype, evalue, evalue.__traceback__, list(stb))
+        self.shown = list(stb)
 
     def showtraceback(self, *arguments: Any, **options: Any) -> None:
-        """Note the failure, to be shown in the notebook. A plain `sys.exit` gets no lecture on how to leave IPython."""
-        if isinstance(sys.exc_info()[1], SystemExit):
+        """Note how IPython would show the failure; it is shown where the notebook is.
+
+        Formatting takes a while and means nothing to one who interrupted, or to one who called `sys.exit`; and it runs
+        the exception's own code, which can raise.
+        """
+        if isinstance(sys.exc_info()[1], SystemExit | KeyboardInterrupt):
             return
-        super().showtraceback(*arguments, **options)
+        with contextlib.suppress(Exception):
+            super().showtraceback(*arguments, **options)
 
     def _run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Run the top-level await of a cell. Libraries that call asyncio.run meanwhile find a loop that nests."""

@@ -110,8 +110,7 @@ class Worker:
             return "finished", error.code if isinstance(error.code, int) else int(error.code is not None)
         if task.run in self.unwanted:
             return "interrupted", where_interrupted(error)
-        shown = self.shell.failure[3] if self.shell.failure is not None else []
-        return "failed", describe(error, shown, self.framework.kind_of(error))
+        return "failed", describe(error, self.shell.shown, self.framework.kind_of(error))
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGINT means something only to the run that is to be left."""

@@ -223,6 +223,8 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
 
 def from_agent(zygote: Zygote, agent: Channel) -> None:
     """Take what an agent has asked for, with the descriptors that travel along."""
+    if agent not in zygote.agents:  # forgotten a moment ago, in the same turn of the loop
+        return
     try:
         data, descriptors, _, _ = socket.recv_fds(agent.socket, 1 << 18, 64)
     except ConnectionError:

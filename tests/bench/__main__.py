@@ -1,8 +1,9 @@
-"""`python -m tests.bench [name …]`: run benchmarks, print their table, and write docs/benchmarks.md when all have run."""
+"""`python -m tests.bench [name …]`: run benchmarks, print a table, and write docs/benchmarks.md when all have run."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 import traceback
@@ -32,19 +33,24 @@ def measure(bench: Bench) -> list[Row]:
         except Exception as error:
             traceback.print_exc()
             reason = str(error).strip().splitlines()[-1:] or [""]
-            rows = [Row(f"{bench.name}: not measured", f"{type(error).__name__}: {reason[0][:120]}", met=False)]
-        left = clear_up()
+            rows = [Row(f"{bench.name}: not measured", type(error).__name__, reason[0][:80], met=False)]
+        finally:
+            left = clear_up()
     if left:
-        rows.append(Row(f"{bench.name}: processes left behind", "; ".join(left)[:200], "", "none", False))
+        rows.append(Row(f"{bench.name}: processes left behind", str(len(left)), left[0], "none", False))
     return rows
 
 
 def main() -> int:
     """Returns 1 when a bar was missed."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *(bench.name for bench in BENCHES)], metavar="name")
-    names = parser.parse_args().names or [bench.name for bench in BENCHES]
+    known = [bench.name for bench in BENCHES]
+    parser.add_argument("names", nargs="*", metavar="name", help=f"one of {', '.join(known)}; none for all")
+    names = parser.parse_args().names or known
+    if unknown := set(names) - set(known):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     orphans.adopt()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended too
     about, began = machine(), time.monotonic()
     print("\n".join(about), flush=True)
     results: list[Result] = []

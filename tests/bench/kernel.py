@@ -6,17 +6,17 @@ import contextlib
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
-from jupyter_client import KernelManager
+from jupyter_client.manager import KernelManager
 
 from tests.bench.surroundings import child_environment
 
 __all__ = ["Chunk", "Kernel", "Reply", "start_kernel", "wait_until_warm"]
 
-LONGEST_CELL = 90.0
+LONGEST_CELL = 60.0
 WARM = """\
 import select as _select
 _zygotes = get_ipython().magics_manager.registry["ModalMagics"].resources.backend("local")._warm
@@ -66,7 +66,7 @@ class Kernel:
     manager: KernelManager
     shell: zmq.Socket[bytes]
     iopub: zmq.Socket[bytes]
-    pid: int = field(default=0)
+    pid: int
 
     def execute(self, source: str, patience: float = LONGEST_CELL) -> Reply:
         """Run a cell to its end. Raises AssertionError with the traceback when it raises."""
@@ -74,10 +74,11 @@ class Kernel:
 
     def results(self, sources: list[str], patience: float = LONGEST_CELL) -> list[Reply]:
         """Send several cells at once, as `Run All` does, and wait for the end of the last."""
+        until = time.monotonic() + patience
         sent = [self._send("execute_request", _execution(source)) for source in sources]
-        replies = [self._follow(name, at, patience) for name, at in sent]
+        replies = [self._follow(name, at, until) for name, at in sent]
         for _ in sources:
-            self._receive(self.shell, patience)
+            self._receive(self.shell, until)
         return replies
 
     def _send(self, kind: str, content: dict[str, Any]) -> tuple[str, float]:
@@ -86,20 +87,20 @@ class Kernel:
         self.manager.session.send(self.shell, message)
         return str(message["header"]["msg_id"]), at
 
-    def _receive(self, socket: zmq.Socket[bytes], patience: float) -> dict[str, Any]:
-        if not socket.poll(patience * 1000):
-            raise TimeoutError(f"the kernel said nothing for {patience:g} s")
+    def _receive(self, socket: zmq.Socket[bytes], until: float) -> dict[str, Any]:
+        if not socket.poll(max(0, int((until - time.monotonic()) * 1000))):
+            raise TimeoutError("the cell did not end in time")
         _, message = self.manager.session.recv(socket, zmq.DONTWAIT)
         assert message is not None
         return dict(message)
 
-    def _follow(self, name: str, sent: float, patience: float) -> Reply:
+    def _follow(self, name: str, sent: float, until: float) -> Reply:
         chunks: list[Chunk] = []
         errors: list[str] = []
         displays: dict[str, str] = {}
         size = 0
         while True:
-            message = self._receive(self.iopub, patience)
+            message = self._receive(self.iopub, until)
             now = time.time()
             if message["parent_header"].get("msg_id") != name:
                 continue
@@ -120,17 +121,14 @@ class Kernel:
 
     def wait_until_ready(self) -> None:
         """Return once the kernel answers, and its broadcasts are heard."""
-        for _ in range(300):
+        until = time.monotonic() + LONGEST_CELL
+        heard = False
+        while not heard:
             self._send("kernel_info_request", {})
-            answered = self.shell.poll(10_000)
-            while self.shell.poll(0):
-                self._receive(self.shell, 0)
-            if answered and self.iopub.poll(100):
-                break
-        else:
-            raise TimeoutError("the kernel did not start")
+            self._receive(self.shell, until)
+            heard = bool(self.iopub.poll(100))
         while self.iopub.poll(100):
-            self._receive(self.iopub, 0)
+            self._receive(self.iopub, until)
         self.execute("pass")
 
 
@@ -154,7 +152,7 @@ def start_kernel(*setup: str) -> Iterator[Kernel]:
         iopub, shell = manager.connect_iopub(), manager.connect_shell()
         iopub.setsockopt(zmq.RCVHWM, 0)
         with iopub, shell:
-            kernel = Kernel(manager, shell, iopub, manager.provisioner.pid)
+            kernel = Kernel(manager, shell, iopub, int(getattr(manager.provisioner, "pid", 0)))
             kernel.wait_until_ready()
             for source in setup:
                 kernel.execute(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from tests.bench.figures import Bench, Row, at_most, median, milliseconds
 from tests.bench.kernel import start_kernel
@@ -28,14 +28,15 @@ def run() -> list[Row]:
     load_once()  # writes the bytecode of the package, as pip does
     found = [load_once() for _ in range(RUNS)]
     taken, grown, bare = (median(values) for values in zip(*found, strict=True))
-    spread = f"{milliseconds(min(one[0] for one in found))} to {milliseconds(max(one[0] for one in found))}"
+    times = [one[0] for one in found]
+    beside = f"{milliseconds(min(times))} to {milliseconds(max(times))}; bare {milliseconds(bare)}"
     return [
         at_most(
             "`%load_ext modal_magic`, more than a bare `pass`",
             taken,
             0.05,
             milliseconds,
-            f"{spread}; bare {milliseconds(bare)}",
+            beside,
         ),
         at_most("the same, the kernel's memory (RSS) grows by", grown, 15, "{:.1f} MB".format),
     ]
@@ -44,6 +45,9 @@ def run() -> list[Row]:
 LOADING = Bench(
     name="load",
     limit=60,
-    how=f"Fresh kernels, medians of {RUNS}: from sending the cell to idle, less the kernel's median `pass`; RSS after less before.",
+    how=(
+        f"Fresh kernels, medians of {RUNS}: from sending the cell to idle, less the kernel's own median `pass`; and "
+        "the kernel's RSS after it less before."
+    ),
     run=run,
 )

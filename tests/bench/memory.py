@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from modal_magic.session import Session
 from tests.bench.figures import Bench, Row, at_most
@@ -73,8 +73,8 @@ MEMORY = Bench(
     limit=60,
     how=(
         "PSS (shared pages divided among those that share them) of the ranks' processes, then of the whole tree below "
-        "their zygote and the zygote itself, after one DDP step of a small MLP in a cell. Pages of torch's libraries are "
-        "shared with the next session's warm zygote too, so all is measured again once that is gone."
+        "their zygote and the zygote itself, after one DDP step of a small MLP in a cell. Pages of torch's libraries "
+        "are shared with the next session's warm zygote too, so all is measured again once that is gone."
     ),
     run=run,
 )

@@ -27,4 +27,4 @@ def start_ipyparallel(engines: int) -> Iterator[Kernel]:
             kernel.execute(f"{PX}\npass")
             yield kernel
         finally:
-            kernel.execute(STOP)
+            kernel.execute(STOP, 15)

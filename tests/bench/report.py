@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from tests.bench.figures import Bench, Row
 
@@ -27,9 +27,10 @@ def machine() -> list[str]:
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     model = found[1] if found else platform.processor()
     memory = psutil.virtual_memory().total / 2**30
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     return [
-        f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {platform.system()} {platform.release()}",
+        f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB of memory, {system}",
         f"Python {platform.python_version()}, {versions}",
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, load before the run {os.getloadavg()[0]:.1f}",
     ]
@@ -63,8 +64,8 @@ def document(results: Sequence[Result], about: Sequence[str], seconds: float) ->
         [
             "# Benchmarks",
             "",
-            f"Written by `python -m tests.bench` (`make bench`): one run of {seconds / 60:.1f} minutes, every figure beside "
-            "a baseline measured in the same run.",
+            f"Written by `python -m tests.bench` (`make bench`): one run of {seconds / 60:.1f} minutes, every figure",
+            "beside a baseline measured in the same run.",
             "",
             *(f"- {line}" for line in about),
             "",

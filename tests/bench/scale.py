@@ -36,7 +36,7 @@ def run() -> list[Row]:
     """One agent with all ranks, then nodes of eight."""
     one, some, many = timed(1, 1), timed(1, 64), timed(1, 1024)
     spread, spread_some = timed(128, 8), timed(8, 8)
-    each = {len_: median(times) / len_ * 1e6 for len_, times in ((64, some), (1024, many))}
+    each = {ranks: median(times) / ranks * 1e6 for ranks, times in ((64, some), (1024, many))}
     rows = [
         at_most(
             f"`pass` to {ranks:,} simulated workers, a rank",
@@ -64,9 +64,9 @@ SCALE = Bench(
     name="scale",
     limit=90,
     how=(
-        "A real gateway process, a real client (`Session.attach`, `run`, `wait`) and a process that speaks for the agent: "
-        "it answers a cell with Started and Finished of each rank, batched in one message, over the real CURVE link. The "
-        "clock runs in the client from sending to the end of the run; all three share this machine's cores. Medians of "
+        "A real gateway process, a real client (`Session.attach`, `run`, `wait`) and a process that speaks for the "
+        "agent: it answers a cell with Started and Finished of each rank, batched in one message, over the real CURVE "
+        "link. The clock runs in the client from sending to the end of the run; all three share the cores. Medians of "
         f"{RUNS[64]} and {RUNS[1024]} runs. Nodes of 8: 8 and 128 agents, each with a link of its own, in one process."
     ),
     run=run,

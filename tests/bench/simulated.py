@@ -67,7 +67,7 @@ def be_agents(specs: list[AgentSpec]) -> None:
             next_beat = now + p.BEAT_SECONDS
             for agent in agents:
                 agent.send(beat)
-        for agent, _ in poller.poll(max(0.0, next_beat - time.monotonic()) * 1000):
+        for agent, _ in poller.poll(max(0, int((next_beat - time.monotonic()) * 1000))):
             heard = time.monotonic()
             report = answer(p.decode_order(agent.recv()))
             if report is not None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from modal_magic import registry
 from modal_magic.errors import ModalMagicError
@@ -27,7 +27,9 @@ GRACE_SECONDS = 6.0
 
 def child_environment() -> dict[str, str]:
     """The environment of every process that a benchmark starts."""
-    return {key: value for key, value in os.environ.items() if key not in UNUSUAL}
+    kept = {key: value for key, value in os.environ.items() if key not in UNUSUAL}
+    # The package beside these files is measured, whether it is installed or not.
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), kept.get("PYTHONPATH", "")]))}
 
 
 @contextlib.contextmanager
@@ -53,17 +55,17 @@ def alone() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def time_limit(limit: int) -> Iterator[None]:
-    """Raise TimeoutError in the block when it takes longer than this many seconds."""
+    """Raise TimeoutError in the block when it takes longer than this many seconds, and again where that was ignored."""
 
     def late(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not done within {limit} s")
 
     before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(limit)
+    signal.setitimer(signal.ITIMER_REAL, limit, 30)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -78,10 +80,14 @@ def clear_up() -> list[str]:
     until = time.monotonic() + GRACE_SECONDS
     while (left := _descendants()) and time.monotonic() < until:
         time.sleep(0.05)
+    names = []
     for process in left:
         with contextlib.suppress(psutil.NoSuchProcess):
+            names.append(f"{' '.join(process.cmdline()[1:3])} ({process.num_threads()} threads, {process.status()})")
             process.kill()
-    names = [_name(process) for process in left]
+    for process in left:
+        with contextlib.suppress(psutil.Error):
+            process.wait(1)
     _descendants()
     return names
 
@@ -90,11 +96,5 @@ def _descendants() -> list[psutil.Process]:
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-    return psutil.Process().children(recursive=True)
-
-
-def _name(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline()[1:4])
-    except psutil.Error:
-        return "a process that has just ended"
+    found: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return found

@@ -78,11 +78,11 @@ def run() -> list[Row]:
 
 TRAINING = Bench(
     name="training",
-    limit=120,
+    limit=180,
     how=(
         f"sklearn's digits, an MLP 64-128-10, batch 32 per rank, SGD, gloo, one thread per rank: {STEPS} steps after "
-        f"{WARM_UP}, timed by rank 0. One script, with its own init_process_group, as a cell and under torchrun, by turns, "
-        f"{PAIRS} of each; the ratio is that of the medians."
+        f"{WARM_UP}, timed by rank 0. One script, with its own init_process_group, as a cell and under torchrun, by "
+        f"turns, {PAIRS} of each; the ratio is that of the medians."
     ),
     run=run,
 )

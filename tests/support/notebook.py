@@ -105,5 +105,6 @@ def notebook() -> Iterator[Notebook]:
         yield Notebook(manager, client)
     finally:
         client.stop_channels()
-        manager.shutdown_kernel(now=False)
+        if manager.has_kernel:
+            manager.shutdown_kernel(now=False)
         manager.cleanup_resources()

@@ -1,0 +1,100 @@
+"""Cells that fail, in a real kernel: the true error first, with its rank, its line, and in time."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.support.notebook import Notebook
+
+pytestmark = pytest.mark.kernel
+
+FOUR = "%%modal_distributed --replicas 4 --backend local\n"
+ALL_REDUCE = "\nimport torch, torch.distributed as dist\nt = torch.ones(1); dist.all_reduce(t)\nprint(int(t))"
+
+
+def plain(text: str) -> str:
+    """A text without ANSI colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def test_the_remote_traceback_has_the_lines_of_the_notebook_s_gutter(book: Notebook) -> None:
+    shown = book.run(FOUR + "\n\ndef f():\n    return 1 / 0\n\nif rank == 2:\n    f()\n")
+    assert shown.error_name == "RankFailed"
+    assert shown.error.startswith("rank 2 raised ZeroDivisionError: division by zero at cell line 5.")
+    text = plain(shown.traceback)
+    assert "[rank 2]" in text and "----> 5     return 1 / 0" in text and "----> 8     f()" in text
+    assert "modal_magic/" not in text
+
+
+def test_the_traceback_names_the_cell_as_the_notebook_numbers_it(fresh_book: Notebook) -> None:
+    fresh_book.run("1")
+    fresh_book.run("2")
+    assert "Cell In[4], line 2" in plain(fresh_book.run(FOUR + "1 / 0").traceback)
+
+
+def test_equal_tracebacks_of_several_ranks_are_shown_once(book: Notebook) -> None:
+    text = plain(book.run(FOUR + "if rank: undefined_name").traceback)
+    assert text.count("NameError                ") == 1
+    assert "[ranks 1-3]" in text and "ranks 1-3 raised NameError" in text
+
+
+def test_a_rank_that_raises_before_a_collective_is_blamed_and_the_others_are_free(book: Notebook) -> None:
+    book.run(FOUR + "precious = rank" + ALL_REDUCE)
+    shown = book.run(FOUR + "if rank == 1: raise ValueError('it was me')\ndist.all_reduce(torch.ones(1))\n")
+    assert shown.error.startswith("rank 1 raised ValueError: it was me at cell line 2.")
+    assert re.search(r"[Rr]anks 0,2-3 were interrupted in all_reduce at cell line 3", shown.error)
+    assert "Connection" not in shown.error
+    assert shown.seconds < 2
+    after = book.run("%%modal_distributed\nprint(precious)" + ALL_REDUCE)
+    assert after.lines == sorted([f"[rank {rank}] {rank}" for rank in range(4)] + [f"[rank {r}] 4" for r in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "rank 1 was killed by SIGKILL"),
+        ("os._exit(7)", "rank 1 ended its process with exit code 7"),
+        ("ctypes.string_at(0)", "rank 1 crashed with SIGSEGV"),
+    ],
+)
+def test_a_rank_that_dies_is_named_with_its_cause_at_once(book: Notebook, how: str, cause: str) -> None:
+    book.run(FOUR + "precious = rank\nimport ctypes, os, signal, time")
+    shown = book.run(
+        "%%modal_distributed\nimport ctypes, os, signal, time\n"
+        f"if rank == 1:\n    print('at', time.time(), flush=True)\n    {how}\ntime.sleep(60)"
+    )
+    assert shown.error.startswith(cause)
+    assert "started again without variables" in shown.error and "keep their own" in shown.error
+    assert shown.when(cause) - shown.when("[rank 1] at") < 1
+    after = book.run("%%modal_distributed\nprint(globals().get('precious'))" + ALL_REDUCE)
+    assert "[rank 1] None" in after.lines and "[rank 2] 2" in after.lines and "[rank 1] 4" in after.lines
+
+
+def test_what_was_printed_before_a_crash_is_shown(book: Notebook) -> None:
+    shown = book.run(FOUR + "import os\nprint('written before')\nif rank == 3: os._exit(1)")
+    assert shown.lines == [f"[rank {rank}] written before" for rank in range(4)]
+
+
+def test_a_ddp_model_trains_on_after_a_failure(book: Notebook) -> None:
+    model = "from torch.nn.parallel import DistributedDataParallel as DDP\nddp = DDP(torch.nn.Linear(2, 1))\n"
+    book.run(FOUR + "import torch, torch.distributed as dist\n" + model)
+    assert book.run("%%modal_distributed\nif rank == 0: 1 / 0\ndist.barrier()").error
+    shown = book.run(
+        "%%modal_distributed\nddp.zero_grad()\nddp(torch.full((1, 2), float(rank))).sum().backward()\n"
+        "print(ddp.module.weight.grad.tolist())"
+    )
+    assert shown.lines == [f"[rank {rank}] [[1.5, 1.5]]" for rank in range(4)], shown.error
+
+
+def test_an_exception_whose_text_cannot_be_made_does_no_harm(book: Notebook) -> None:
+    source = "class Odd(Exception):\n    def __str__(self): raise RuntimeError('no text')\nraise Odd()"
+    assert "no text at cell line 3" in book.run(FOUR + source).error
+    assert book.run("%%modal_distributed\nprint(rank)").lines == [f"[rank {rank}] {rank}" for rank in range(4)]
+
+
+def test_the_cell_after_a_failure_needs_no_restart(book: Notebook) -> None:
+    for _ in range(3):
+        assert book.run(FOUR + "1 / 0").error_name == "RankFailed"
+        assert book.run("%%modal_distributed" + ALL_REDUCE).lines == [f"[rank {rank}] 4" for rank in range(4)]

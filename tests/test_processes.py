@@ -1,0 +1,215 @@
+"""Who is forked by whom, who dies with whom, and that nobody stays behind (real processes)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modal_magic import GatewayLost, RankFailed, Session, SessionError, registry
+from modal_magic.backends.local import LocalBackend
+from modal_magic.session import Resources
+from tests.support.notebook import notebook
+from tests.support.processes import gone, ours
+
+
+def tree(session: Session) -> tuple[psutil.Process, list[int]]:
+    """The zygote of a session, and the ranks' process ids."""
+    pids = [rank.pid for rank in session.ready().status().ranks]
+    parent = psutil.Process(pids[0]).parent()
+    assert parent is not None
+    return parent, pids
+
+
+def everyone(session: Session) -> list[int]:
+    """All processes of a session: zygote, gateway, agents, ranks and what they started."""
+    zygote, _ = tree(session)
+    return [zygote.pid, *(child.pid for child in zygote.children(recursive=True))]
+
+
+def test_all_processes_of_a_session_are_children_of_one_zygote(session: Session) -> None:
+    session.run("pass").wait(30)
+    zygote, pids = tree(session)
+    assert {psutil.Process(pid).ppid() for pid in pids} == {zygote.pid}
+    assert len(zygote.children()) == 4 + 4 + 1  # ranks, agents, gateway
+    assert zygote.num_threads() == 1
+
+
+def test_ports_of_sessions_never_collide(session: Session, resources: Resources) -> None:
+    ask = "import os; os.environ['MASTER_PORT']"
+    with Session(resources=resources, backend="local") as other:
+        ports = [made.run(ask, ranks=[0]).wait(30).ranks[0].result for made in (session, other)]
+    assert ports[0] != ports[1]
+
+
+def test_a_second_session_finds_a_warm_zygote(runtime_folder: Path) -> None:
+    own = Resources()
+    try:
+        own.prepare()
+        with Session(resources=own, backend="local") as first:
+            own.prepare()
+            backend = own.backend("local")
+            assert isinstance(backend, LocalBackend)
+            (waiting,) = backend._warm or []
+            with Session(resources=own, backend="local") as second:
+                assert tree(second)[0].pid == waiting.process.pid != tree(first)[0].pid
+    finally:
+        own.close()
+
+
+def test_a_session_takes_the_kernel_s_directory_path_and_environment(
+    resources: Resources, nothing_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside.py").write_text("value = 'found'")
+    resources.prepare()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LATE_VARIABLE", "seen")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    with Session(resources=resources, backend="local") as made:
+        run = made.run("import os, beside; (os.getcwd(), os.environ['LATE_VARIABLE'], beside.value)").wait(30)
+        assert eval(run.ranks[0].result or "") == (str(tmp_path), "seen", "found")
+
+
+def test_a_variable_that_is_read_at_import_gets_a_fresh_zygote(
+    resources: Resources, nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_SHOW_CPP_STACKTRACES", "1")
+    with Session(resources=resources, backend="local", env={"PYTHONHASHSEED": "7"}) as made:
+        run = made.run("import os, sys; (os.environ['PYTHONHASHSEED'], sys.flags.hash_randomization)").wait(60)
+        assert run.ranks[0].result == "('7', 1)"
+
+
+def test_where_a_fork_is_not_safe_ranks_are_spawned_and_it_is_said(
+    nothing_left: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys, threading, time\n"
+        "if 'modal_magic.node.zygote' in sys.orig_argv:\n"
+        "    threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Session(replicas=2, backend="local") as made:
+        run = made.run("import torch, torch.distributed as dist\nt = torch.ones(1); dist.all_reduce(t); int(t)").wait(
+            90
+        )
+        assert [run.ranks[rank].result for rank in (0, 1)] == ["2", "2"]
+        told = made.notices.get_nowait()
+        assert "a preimported module has started a thread" in told and "without the fast path" in told
+
+
+def test_what_a_rank_started_dies_with_the_rank(session: Session) -> None:
+    run = session.run(
+        "import subprocess\nchild = subprocess.Popen(['sleep', '1000'], start_new_session=rank == 0)\nchild.pid"
+    )
+    pids = [int(view.result or 0) for view in run.wait(30).ranks.values()]
+    with pytest.raises(RankFailed):
+        session.run("import os; os._exit(1)").wait(30)
+    assert gone(pids)
+
+
+def test_data_loader_workers_leave_no_orphan(session: Session) -> None:
+    with pytest.raises(RankFailed):
+        session.run(
+            "import os, torch\nfrom torch.utils.data import DataLoader, TensorDataset\n"
+            "for batch in DataLoader(TensorDataset(torch.arange(80)), batch_size=2, num_workers=2):\n    os._exit(1)"
+        ).wait(60)
+    session.run("pass").wait(30)
+    zygote, pids = tree(session)
+    assert {child.pid for child in zygote.children(recursive=True)} >= set(pids)
+    assert len(zygote.children(recursive=True)) == 4 + 4 + 1
+
+
+def test_stopping_leaves_no_process_and_no_file(resources: Resources, runtime_folder: Path) -> None:
+    resources.prepare()
+    session = Session(resources=resources, replicas=2, backend="local")
+    session.run("import subprocess; subprocess.Popen(['sleep', '1000'])").wait(30)
+    pids = everyone(session)
+    assert len(pids) == 1 + 1 + 2 + 2 + 2
+    session.stop()
+    assert gone(pids, seconds=1)
+    assert session.name not in [path.name for path in runtime_folder.iterdir()]
+
+
+def test_a_rank_that_ignores_its_end_is_killed(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, backend="local", framework="none")
+    session.run("import atexit, time\natexit.register(time.sleep, 1000)").wait(30)
+    session.stop()
+
+
+@pytest.mark.kernel
+def test_a_session_outlives_its_kernel_and_can_be_attached_to(resources: Resources, nothing_left: None) -> None:
+    with notebook() as book:
+        book.run("%load_ext modal_magic")
+        book.run("%%modal_distributed --replicas 2 --backend local --session kept\nx = rank + 1")
+        book.manager.shutdown_kernel(now=True)
+    with Session.attach("kept", resources) as session:
+        assert [session.run("x").wait(30).ranks[rank].result for rank in (0, 1)] == ["1", "2"]
+
+
+@pytest.mark.kernel
+def test_a_killed_kernel_leaves_no_process_that_no_session_needs(runtime_folder: Path) -> None:
+    before = {process.pid for process in ours(str(runtime_folder))}
+    with notebook() as book:
+        book.run("%load_ext modal_magic")
+        kernel = int(book.run("import os; print(os.getpid())").stdout)
+        os.kill(kernel, signal.SIGKILL)
+        left = [process.pid for process in ours(str(runtime_folder)) if process.pid not in before]
+        assert gone(left)
+
+
+def test_a_lease_that_is_over_ends_the_session_and_leaves_nothing(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, backend="local", framework="none", lease=1)
+    pids = everyone(session)
+    session.detach()
+    assert gone(pids)
+    assert session.name not in registry.names()
+
+
+def test_no_lease_runs_out_while_a_run_goes_on(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, backend="local", framework="none", lease=0.5)
+    name = session.name
+    session.run("import time; time.sleep(3); kept = 'still here'")
+    assert session.status().lease_left is None
+    session.detach()
+    threading.Event().wait(1.5)  # three leases
+    with Session.attach(name, resources) as again:
+        assert again.run("kept").wait(30).ranks[0].result == "'still here'"
+
+
+def test_a_rank_whose_agent_is_killed_ends_even_when_it_holds_the_gil(session: Session) -> None:
+    run = session.run("import ctypes\nctypes.PyDLL(None).sleep(1000)")
+    zygote, pids = tree(session)
+    agents = [child for child in zygote.children() if child.pid not in pids and child.pid != session.connection.pid]
+    assert len(agents) == 4
+    for agent in agents:
+        agent.kill()
+    assert gone(pids, seconds=3)
+    with pytest.raises((RankFailed, SessionError)):
+        run.wait(10)
+
+
+def test_a_killed_gateway_ends_the_session_and_everybody_in_it(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, replicas=2, backend="local")
+    run = session.run("import time; time.sleep(1000)")
+    pids = everyone(session)
+    os.kill(session.connection.pid, signal.SIGKILL)
+    with pytest.raises(GatewayLost, match="does not answer any more"):
+        run.wait(10)
+    assert gone(pids)
+    registry.forget(session.name)
+
+
+def test_ranks_live_on_without_their_zygote_and_it_is_said(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, replicas=2, backend="local")
+    session.run("x = rank").wait(30)
+    pids = everyone(session)
+    os.kill(pids[0], signal.SIGKILL)
+    assert "cannot be started again" in session.notices.get(timeout=10)
+    assert session.run("x").wait(30).ranks[1].result == "1"
+    session.stop()
+    assert gone(pids)
