@@ -148,7 +148,7 @@ class Gateway:
                 identity, *frames = socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
-            with contextlib.suppress(msgspec.DecodeError):  # noise from a peer costs it the message, not the session
+            with contextlib.suppress(*p.NOISE):  # it costs the peer the message, and the session nothing
                 take(identity, frames)
 
     def _send(self, socket: zmq.Socket[bytes], identity: bytes, *frames: bytes) -> bool:

@@ -558,6 +558,9 @@ decode_reply = msgspec.msgpack.Decoder(Reply).decode
 decode_record = msgspec.msgpack.Decoder(Record).decode
 decode_records = msgspec.msgpack.Decoder(list[Record]).decode
 
+NOISE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise for bytes that are no message."""
+
 RECORDS = b"R"
 """First frame of a batch of records on a client's link; any other message goes as one frame."""
 

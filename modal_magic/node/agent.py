@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import msgspec
 import zmq
 
 from modal_magic import protocol as p
@@ -298,7 +297,7 @@ class Agent:
         for data in messages:
             try:
                 event = p.decode_event(data)
-            except msgspec.DecodeError:
+            except p.NOISE:
                 continue
             if isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
                 worker.owes, worker.kill_at = False, None

@@ -11,7 +11,7 @@ from tests.bench.peers import PX, start_ipyparallel
 __all__ = ["FLOOD"]
 
 LINES = 10_000
-RUNS = 3
+RUNS = 5
 LINE = 'f"step {i:05d} loss {1 / (i + 1):.6f} accuracy {i / 10_000:.4f}"'
 SAY = f"for i in range({LINES}):\n    print({LINE})\n"
 BARE = f"for r in range(4):\n    for i in range({LINES}):\n        print(f'[rank {{r}}] ' + {LINE})\n"
@@ -89,8 +89,8 @@ FLOOD = Bench(
     limit=120,
     how=(
         f"4 ranks print {LINES:,} lines of 40 characters each under `--output-limit off`; the client's clock runs to "
-        f"the kernel's idle. Median of {RUNS} after one that is not counted, by turns with ipyparallel's `%%px` on 4 "
-        "engines and with a bare kernel that prints the same 40,000 labelled lines. Every line is compared with what "
+        f"the kernel's idle. Median of {RUNS} after one that is not counted, by turns with ipyparallel's `%%px` on "
+        "4 engines and with a bare kernel that prints the same 40,000 labelled lines. Every line is compared with what "
         "was printed; the worst run counts. Bytes are those of the text in iopub messages, labels included (ipyparallel "
         "labels an engine's first line only)."
     ),

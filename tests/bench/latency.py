@@ -73,8 +73,8 @@ LATENCY = Bench(
     limit=90,
     how=(
         f"4 ranks each print the time {LINES} times, ten times a second, begun 25 ms apart; the delay of a line is "
-        "from that time to the arrival of the iopub message that holds it. All lines must come, each with its rank. The "
-        "bare kernel prints and flushes such lines itself. ipyparallel: the same code under `%%px` on 4 engines."
+        "from that time to the arrival of the iopub message that holds it. All lines must come, each with its rank. "
+        "The bare kernel prints and flushes such lines itself. ipyparallel: the same code under `%%px` on 4 engines."
     ),
     run=run,
 )
