@@ -91,8 +91,8 @@ FLOOD = Bench(
         f"4 ranks print {LINES:,} lines of 40 characters each under `--output-limit off`; the client's clock runs to "
         f"the kernel's idle. Median of {RUNS} after one that is not counted, by turns with ipyparallel's `%%px` on "
         "4 engines and with a bare kernel that prints the same 40,000 labelled lines. Every line is compared with what "
-        "was printed; the worst run counts. Bytes are those of the text in iopub messages, labels included (ipyparallel "
-        "labels an engine's first line only)."
+        "was printed; the worst run counts. Bytes are those of the text in iopub messages, labels included "
+        "(ipyparallel labels an engine's first line only)."
     ),
     run=run,
 )
