@@ -223,10 +223,14 @@ class Interrupted(Message):
 
 
 class Lost(Message):
-    """The process of a rank is gone and its variables with it. `cause` is a phrase: `was killed by SIGKILL`."""
+    """The process of a rank is gone and its variables with it. `cause` is a phrase: `was killed by SIGKILL`.
+
+    `forced` says that its agent killed it, because it did not leave a run that it was told to leave.
+    """
 
     rank: int
     cause: str
+    forced: bool = False
 
 
 class StackTaken(Message):
@@ -322,9 +326,10 @@ class Interrupt(Message):
 
 
 class Regroup(Message):
-    """Leave the process group you have and join the one of this generation."""
+    """Leave the process group you have and join the one of this generation; with nobody where not `together`."""
 
     generation: int
+    together: bool = True
 
 
 class TakeStack(Message):
@@ -366,10 +371,11 @@ class InterruptRanks(Message):
 
 
 class RegroupRanks(Message):
-    """Have these ranks join the process group of a new generation."""
+    """Have these ranks join the process group of a new generation, or be without one: some ranks will not come."""
 
     ranks: list[int]
     generation: int
+    together: bool = True
 
 
 class StackRanks(Message):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
@@ -19,11 +21,11 @@ from modal_magic.view.text import MERGE_FROM, Page, TextView, bytes_in_words
 RUN = "a"
 
 
-def said(rank: int, text: str, stream: p.Stream = "stdout") -> p.Output:
+def said(rank: int, text: str, stream: p.Stream = "stdout") -> p.Event:
     return p.Output(rank, RUN, stream, text)
 
 
-def shown(rank: int, data: dict[str, object], kind: str = "display", display_id: str | None = None) -> p.Display:
+def shown(rank: int, data: dict[str, object], kind: str = "display", display_id: str | None = None) -> p.Event:
     return p.Display(rank, RUN, kind, data, {}, display_id)  # type: ignore[arg-type]
 
 
@@ -388,10 +390,9 @@ def test_sizes_read_as_people_say_them(count: int, words: str) -> None:
     assert bytes_in_words(count) == words
 
 
-def status(*ranks: p.RankStatus, **changes: object) -> p.Status:
+def status(*ranks: p.RankStatus, **changes: Any) -> p.Status:
     plain = p.Status("r", "train", "ready", 1, list(ranks), None, [], 1, 12.0, 1800.0, None)
-    fields = {name: getattr(plain, name) for name in plain.__struct_fields__}
-    return p.Status(**(fields | changes))  # type: ignore[arg-type]
+    return msgspec.structs.replace(plain, **changes)
 
 
 def test_ranks_that_agree_share_a_line() -> None:
@@ -494,7 +495,7 @@ def test_a_flood_stays_within_what_a_jupyter_server_lets_through() -> None:
 
 def test_a_small_text_and_a_rich_output_go_in_one_piece() -> None:
     assert _pieces(("stdout", "x" * PIECE)) == [("stdout", "x" * PIECE)]
-    display = shown(0, {"image/png": "x" * 3 * PIECE})
+    display = p.Display(0, RUN, "display", {"image/png": "x" * 3 * PIECE}, {})
     assert _pieces(display) == [display]
 
 

@@ -25,8 +25,8 @@ class Framework(Protocol):
     def reseed(self) -> None:
         """Give this rank random numbers of its own: forked processes draw the same ones otherwise."""
 
-    def join(self, generation: int) -> None:
-        """Be in the process group of this generation. Raises `Superseded` when a newer one is called for meanwhile."""
+    def join(self, generation: int, together: bool) -> None:
+        """Be in the process group of this generation, or in none where the ranks are not all `together`. Raises `Superseded` when a newer one is called for meanwhile."""
 
     def supersede(self, generation: int) -> None:
         """Let go of a `join` of an older generation that still waits."""

@@ -33,7 +33,7 @@ class Plain:
         """See `Framework`."""
         reseed_python()
 
-    def join(self, generation: int) -> None:
+    def join(self, generation: int, together: bool) -> None:
         """See `Framework`."""
 
     def supersede(self, generation: int) -> None:

@@ -95,11 +95,14 @@ class TorchRank:
         """See `Framework`."""
         return {"device": torch.device(self.device)}
 
-    def join(self, generation: int) -> None:
+    def join(self, generation: int, together: bool) -> None:
         """See `Framework`."""
         self.generation, self.run, self.inits = generation, OURS, 0
-        self.wanted = max(self.wanted, generation)
+        if self.wanted > generation:
+            raise Superseded
         self._retire()
+        if not together:
+            return
         place = self.spec.place
         self._init(None, int(place.environment["RANK"]), int(place.environment["WORLD_SIZE"]), {})
         self.owner = OURS

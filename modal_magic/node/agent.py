@@ -61,6 +61,7 @@ class Worker:
     owes: bool = False
     kill_at: float | None = None
     verdict: str = ""
+    forced: bool = False
 
 
 @dataclass(slots=True)
@@ -132,7 +133,7 @@ class Agent:
         """Kill those that did not leave in time; end a node that nobody speaks to; end workers that are late to end."""
         for worker in self.workers.values():
             if worker.kill_at is not None and now >= worker.kill_at:
-                worker.kill_at = None
+                worker.kill_at, worker.forced = None, True
                 worker.verdict = f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
                 self.kill(worker)
             for pipe in worker.pipes:
@@ -214,9 +215,9 @@ class Agent:
                         self.give(worker, p.Interrupt(run))
                         if worker.kill_at is None:
                             worker.kill_at = time.monotonic() + LEAVE_SECONDS
-            case p.RegroupRanks(ranks=ranks, generation=generation):
+            case p.RegroupRanks(ranks=ranks, generation=generation, together=together):
                 for worker in self.chosen(ranks):
-                    self.give(worker, p.Regroup(generation))
+                    self.give(worker, p.Regroup(generation, together))
             case p.StackRanks(ranks=ranks, request=request):
                 for worker in self.chosen(ranks):
                     self.give(worker, p.TakeStack(request))
@@ -349,7 +350,7 @@ class Agent:
         if self.workers.get(worker.rank) is worker:
             del self.workers[worker.rank]
         if self.leaving is None:
-            self.emit(p.Lost(worker.rank, worker.verdict or cause))
+            self.emit(p.Lost(worker.rank, worker.verdict or cause, worker.forced))
         self.leave_when_empty()
 
     # -- the zygote

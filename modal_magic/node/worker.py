@@ -53,16 +53,16 @@ class Worker:
             match self.inbox.get():
                 case p.Execute() as task:
                     self.execute(task)
-                case p.Regroup(generation=generation):
-                    self.join(generation)
+                case p.Regroup(generation=generation, together=together):
+                    self.join(generation, together)
                 case p.Exit():
                     return
 
-    def join(self, generation: int) -> None:
-        """Join the process group of a generation, and say how that went."""
+    def join(self, generation: int, together: bool = True) -> None:
+        """Join the process group of a generation, or be without one, and say how that went."""
         began = time.monotonic()
         try:
-            self.framework.join(generation)
+            self.framework.join(generation, together)
         except Superseded:
             return
         except Exception as error:

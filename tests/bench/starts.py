@@ -78,8 +78,8 @@ STARTS = Bench(
         "cell to the iopub message that holds the fourth rank's sum. Median of 5 sessions, each new, with "
         "`%modal_stop` between and a wait until the next zygote is ready. From `%load_ext`: a new kernel each, both "
         "cells sent at once, median of 3. torchrun runs the same lines with `init_process_group` before them, from the "
-        "start of its process to the fourth sum on its stdout: median of 3 after one that is not counted, by turns with "
-        "the new kernels."
+        "start of its process to the fourth sum on its stdout: median of 3 after one that is not counted, by turns "
+        "with the new kernels."
     ),
     run=run,
 )

@@ -1,0 +1,65 @@
+"""The session's state machine, pure: stimuli in, effects out; no clock, no socket, no thread."""
+
+from modal_magic.state.machine import (
+    ATTEMPTS,
+    CLOSING_SECONDS,
+    GROUP_SECONDS,
+    VERDICT_SECONDS,
+    Machine,
+    Plan,
+    Rank,
+)
+from modal_magic.state.runs import ActiveRun
+from modal_magic.state.tables import (
+    BUSY,
+    FREE,
+    RANK_TABLE,
+    SESSION_TABLE,
+    RankState,
+    SessionState,
+    UnexpectedEvent,
+)
+from modal_magic.state.words import (
+    Answer,
+    Asked,
+    Attendance,
+    Effect,
+    End,
+    Fired,
+    Log,
+    NodeGone,
+    NodeJoined,
+    SetTimer,
+    Stimulus,
+    Tell,
+)
+
+__all__ = [
+    "ATTEMPTS",
+    "BUSY",
+    "CLOSING_SECONDS",
+    "FREE",
+    "GROUP_SECONDS",
+    "RANK_TABLE",
+    "SESSION_TABLE",
+    "VERDICT_SECONDS",
+    "ActiveRun",
+    "Answer",
+    "Asked",
+    "Attendance",
+    "Effect",
+    "End",
+    "Fired",
+    "Log",
+    "Machine",
+    "NodeGone",
+    "NodeJoined",
+    "Plan",
+    "Rank",
+    "RankState",
+    "SessionState",
+    "SetTimer",
+    "Stimulus",
+    "Tell",
+    "UnexpectedEvent",
+]

@@ -1,0 +1,458 @@
+"""The truth about one session: takes what happened, says what must be done."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from modal_magic import protocol as p
+from modal_magic.ranges import format_ranks, name_ranks
+from modal_magic.state.runs import COMMUNICATION, EXCEPTION, LOST, ActiveRun
+from modal_magic.state.tables import FREE, RANK_TABLE, SESSION_TABLE, RankState, SessionState, UnexpectedEvent
+from modal_magic.state.words import (
+    Answer,
+    Asked,
+    Attendance,
+    Effect,
+    End,
+    Fired,
+    Log,
+    NodeGone,
+    NodeJoined,
+    SetTimer,
+    Stimulus,
+    Tell,
+)
+from modal_magic.topology import Meeting, Topology, place
+
+VERDICT_SECONDS = 0.15
+"""How long the verdict on a failure waits: peers' connection errors can arrive before their cause."""
+CLOSING_SECONDS = 5.0
+"""How long nodes have to end their workers before the gateway leaves without them."""
+GROUP_SECONDS = 120.0
+"""How long ranks have to start and to form a process group before something is done about it."""
+ATTEMPTS = 3
+"""How often a rank or a group is tried in a row before the session goes on without it."""
+
+R, S = RankState, SessionState
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a session was asked to be. `accelerated`: its ranks want GPUs; `grouped`: they form a process group."""
+
+    topology: Topology
+    grouped: bool
+    accelerated: bool
+    i6pn: bool
+    environment: Mapping[str, str]
+    store: p.Store | None
+    lease: float
+
+
+@dataclass(slots=True)
+class Rank:
+    """What the machine knows of one rank. `attempts` counts its starts since it last was of use."""
+
+    state: RankState = R.LAUNCHING
+    pid: int = 0
+    device: str = ""
+    attempts: int = 0
+    history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
+
+
+class Machine:
+    """The truth about one session. `handle` takes what happened and returns what must be done, in order."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.state = S.LAUNCHING
+        self.generation = 1
+        self.ranks = [Rank() for _ in range(plan.topology.world_size)]
+        self.nodes: dict[int, NodeJoined] = {}
+        self.meeting: Meeting | None = None
+        self.active: ActiveRun | None = None
+        self.queue: deque[tuple[bytes, p.Run]] = deque()
+        self.restarts: list[tuple[bytes, str]] = []
+        self.restarting: set[int] = set()
+        self.clients = 0
+        self.together = True
+        self.group_attempts = 0
+        self.group_trouble = ""
+        self._lease_runs = False
+        self._effects: list[Effect] = []
+
+    def handle(self, stimulus: Stimulus) -> list[Effect]:
+        """Take one stimulus. Raises UnexpectedEvent, with nothing changed, for an event that the tables forbid."""
+        self._effects = []
+        if self.state is S.CLOSED:
+            return self._effects
+        if self.state is S.CLOSING:
+            self._while_closing(stimulus)
+            return self._effects
+        _HANDLERS[type(stimulus)](self, stimulus)
+        if self.state not in (S.CLOSING, S.CLOSED):
+            self._settle()
+        return self._effects
+
+    # -- small tools
+
+    def _do(self, *effects: Effect) -> None:
+        self._effects.extend(effects)
+
+    def _enter(self, state: SessionState, reason: str = "") -> None:
+        if state is self.state:
+            return
+        if state not in SESSION_TABLE[self.state]:
+            raise UnexpectedEvent(f"a session cannot go from {self.state} to {state}")
+        self.state = state
+        self._do(Log(p.SessionChanged(state, self.generation, reason)))
+
+    def _advance(self, number: int, event: p.Message) -> Rank:
+        rank, kind = self.ranks[number], type(event)
+        after = RANK_TABLE.get((rank.state, kind))
+        if after is None:
+            history = ", ".join(rank.history) or "nothing"
+            raise UnexpectedEvent(f"rank {number} is {rank.state} and cannot take {kind.__name__}; before: {history}")
+        rank.history.append(kind.__name__)
+        rank.state = after
+        return rank
+
+    def _in(self, *states: RankState) -> list[int]:
+        return [number for number, rank in enumerate(self.ranks) if rank.state in states]
+
+    def _by_node(self, ranks: Iterable[int]) -> dict[int, list[int]]:
+        """Ranks by their node, as far as it is there."""
+        found: dict[int, list[int]] = {}
+        for rank in ranks:
+            node_rank = self.plan.topology.node_of(rank)
+            if node_rank in self.nodes:
+                found.setdefault(node_rank, []).append(rank)
+        return found
+
+    def _tell_ranks(self, ranks: Iterable[int], order: Callable[..., p.Order], *rest: object) -> None:
+        self._do(*(Tell(node_rank, order(numbers, *rest)) for node_rank, numbers in self._by_node(ranks).items()))
+
+    def _launch(self, ranks: Iterable[int]) -> None:
+        assert self.meeting is not None
+        topology, environment = self.plan.topology, self.plan.environment
+        for node_rank, numbers in self._by_node(ranks).items():
+            node = self.nodes[node_rank]
+            accelerated = self.plan.accelerated and node.accelerators >= topology.ranks_per_node
+            places = [place(topology, rank, self.meeting, node.cores, accelerated, environment) for rank in numbers]
+            self._do(Tell(node_rank, p.Launch(places, self.generation, self.plan.store)))
+
+    # -- nodes
+
+    def _node_joined(self, joined: NodeJoined) -> None:
+        if joined.node_rank in self.nodes or joined.node_rank not in range(self.plan.topology.nodes):
+            return
+        self.nodes[joined.node_rank] = joined
+        if self.meeting is not None or len(self.nodes) < self.plan.topology.nodes:
+            return  # one that comes back finds its ranks lost, and `_revive` starts them
+        self.meeting = Meeting(self.nodes[0].address, self.nodes[0].port, self.plan.i6pn)
+        self._launch(self._in(R.LAUNCHING))
+        self._do(SetTimer("group", GROUP_SECONDS))
+        needs = self.plan.topology.ranks_per_node
+        short = [node.accelerators for node in self.nodes.values() if node.accelerators < needs]
+        if self.plan.accelerated and short:
+            found = f"found {short[0]} GPU{'s' * (short[0] != 1)} for {needs} rank{'s' * (needs != 1)} of a node"
+            self._do(Log(p.Notice(f"{found}: they run on the CPU instead")))
+
+    def _node_gone(self, gone: NodeGone) -> None:
+        self.nodes.pop(gone.node_rank, None)
+        for rank in self.plan.topology.ranks_of(gone.node_rank):
+            if self.ranks[rank].state is not R.LOST:
+                event = p.Lost(rank, gone.cause)
+                self._do(Log(event))
+                self._lost(event)
+        if not self.nodes:
+            self._close(f"node {gone.node_rank} {gone.cause}, and no node is left")
+
+    # -- events of ranks
+
+    def _launched(self, event: p.Launched) -> None:
+        self._advance(event.rank, event).pid = event.pid
+
+    def _grouped(self, event: p.Grouped) -> None:
+        if event.generation != self.generation:
+            return
+        rank = self._advance(event.rank, event)
+        rank.attempts = 0
+        rank.device = event.device
+
+    def _group_failed(self, event: p.GroupFailed) -> None:
+        if event.generation != self.generation or self.group_trouble:
+            return
+        self._advance(event.rank, event)
+        who = name_ranks([event.rank])
+        self._no_group(f"{who} could not join the process group: {event.error.name}: {event.error.message}")
+
+    def _no_group(self, reason: str) -> None:
+        """A group could not be formed: try again, and when that is of no use go on without one."""
+        self.group_attempts += 1
+        if self.group_attempts < ATTEMPTS:
+            self._regroup()
+        elif self.state is S.LAUNCHING:
+            self._begin_closing(reason)
+        else:
+            self.group_trouble = reason
+            for rank in self.ranks:
+                if rank.state is R.RENDEZVOUS:
+                    rank.state = R.IDLE
+
+    def _owes(self, rank: int, run: str) -> bool:
+        return self.active is not None and self.active.run == run and rank in self.active.pending
+
+    def _started(self, event: p.Started) -> None:
+        if self._owes(event.rank, event.run):
+            self._advance(event.rank, event)
+
+    def _ended(self, event: p.Finished | p.Failed | p.Interrupted) -> None:
+        if not self._owes(event.rank, event.run):
+            return
+        self._advance(event.rank, event)
+        assert self.active is not None
+        self.active.end(event.rank, event.health)
+        if isinstance(event, p.Failed):
+            self._failed(event.rank, COMMUNICATION if event.error.kind == "communication" else EXCEPTION)
+
+    def _lost(self, event: p.Lost) -> None:
+        rank = self._advance(event.rank, event)
+        rank.pid, rank.device = 0, ""
+        self.restarting.discard(event.rank)
+        if self.active is not None and event.rank in self.active.pending:
+            self.active.end(event.rank, None)
+            if not event.forced:  # one that had to be killed to end the run is not why it ended
+                self._failed(event.rank, LOST)
+
+    def _failed(self, rank: int, kind: int) -> None:
+        assert self.active is not None
+        if self.active.fail(rank, kind):
+            self._do(SetTimer("verdict", VERDICT_SECONDS))
+
+    # -- requests
+
+    def _asked(self, asked: Asked) -> None:
+        match asked.request:
+            case p.Run() as run:
+                self._asked_run(asked.client, run)
+            case p.InterruptRun(run=name):
+                self._asked_interrupt(name)
+            case p.Restart() as restart:
+                self._asked_restart(asked.client, restart)
+            case p.Stop(reason=reason):
+                self._begin_closing(reason)
+
+    def _asked_run(self, client: bytes, request: p.Run) -> None:
+        chosen = range(len(self.ranks)) if request.ranks is None else request.ranks
+        name = request.task.run
+        if not chosen or any(rank not in range(len(self.ranks)) for rank in chosen):
+            limit = len(self.ranks) - 1
+            self._do(Answer(client, p.Refused(name, f"the session has ranks 0-{limit}, not {format_ranks(chosen)}")))
+        elif (self.active is not None and self.active.run == name) or any(r.task.run == name for _, r in self.queue):
+            self._do(Answer(client, p.Refused(name, "a run of this id is there already")))
+        else:
+            self.queue.append((client, request))
+            position = len(self.queue) - 1 + (self.active is not None)
+            if position or self.state not in (S.READY, S.DEGRADED):
+                self._do(Log(p.RunQueued(name, position)))
+
+    def _asked_interrupt(self, name: str) -> None:
+        for queued in [entry for entry in self.queue if entry[1].task.run == name]:
+            self.queue.remove(queued)
+            self._do(Log(p.RunEnded(name, "interrupted", [], 0.0)))
+        if self.active is not None and self.active.run == name:
+            self.active.interrupted = not self.active.failures
+            self._release()
+
+    def _asked_restart(self, client: bytes, request: p.Restart) -> None:
+        chosen = range(len(self.ranks)) if request.ranks is None else request.ranks
+        unknown = [rank for rank in chosen if rank not in range(len(self.ranks))]
+        if unknown:
+            self._do(Answer(client, p.Refused(request.request, f"there is no {name_ranks(unknown)}")))
+            return
+        away = [rank for rank in chosen if self.plan.topology.node_of(rank) not in self.nodes]
+        if away and self.meeting is not None:
+            reason = f"the node of {name_ranks(away)} is gone: %modal_stop ends the session, the next cell starts anew"
+            self._do(Answer(client, p.Refused(request.request, reason)))
+            return
+        self.restarts.append((client, request.request))
+        self.group_attempts, self.group_trouble = 0, ""
+        for rank in chosen:
+            self.ranks[rank].attempts = 0
+        alive = [rank for rank in chosen if self.ranks[rank].state is not R.LOST]
+        if self.meeting is not None:  # before, no rank has been started that could be stale
+            self.restarting.update(alive)
+            self._tell_ranks(alive, p.KillRanks)
+
+    def _release(self) -> None:
+        """Have those that still owe an end leave the run; the agents see to it that they do, by force if need be."""
+        assert self.active is not None
+        self._do(SetTimer("verdict", None))
+        self._tell_ranks(sorted(self.active.pending), p.InterruptRanks, self.active.run)
+
+    def _attendance(self, stimulus: Attendance) -> None:
+        self.clients = stimulus.clients
+
+    def _fired(self, fired: Fired) -> None:
+        if fired.timer == "verdict" and self.active is not None and self.active.pending:
+            self._release()
+        elif fired.timer == "group" and self.meeting is not None:
+            if starting := self._in(R.LAUNCHING):
+                self._tell_ranks(starting, p.KillRanks)
+                self._do(SetTimer("group", GROUP_SECONDS))
+            elif self._in(R.RENDEZVOUS):
+                self._no_group(f"the process group did not form within {GROUP_SECONDS:g} s")
+        elif fired.timer == "lease" and self._leasing():
+            self._begin_closing(f"its lease of {self.plan.lease / 60:g} min ran out with no kernel attached and no run")
+
+    # -- what follows from the state alone, after every stimulus
+
+    def _settle(self) -> None:
+        if self.active is not None and not self.active.pending:
+            self._end_run(self.active)
+        if self.active is None and self.meeting is not None and not self.restarting:
+            self._revive()
+            self._open()
+            self._start_next()
+        leasing = self._leasing()
+        if leasing != self._lease_runs:
+            self._lease_runs = leasing
+            self._do(SetTimer("lease", self.plan.lease if leasing else None))
+
+    def _leasing(self) -> bool:
+        return not self.clients and self.active is None and not self.queue
+
+    def _end_run(self, active: ActiveRun) -> None:
+        self.active = None
+        self._do(SetTimer("verdict", None), Log(active.verdict()))
+        if self.plan.grouped and not active.can_meet_again():
+            self.group_attempts, self.group_trouble = 0, ""
+            self._regroup()
+
+    def _regroup(self) -> None:
+        """Have every rank that lives join the next generation's group; alone where some will not come."""
+        self.generation += 1
+        order = p.Regroup(self.generation, self.together)
+        present = self._in(*FREE, R.RENDEZVOUS)
+        for number in present:
+            self._advance(number, order)
+        if self.state is not S.LAUNCHING:
+            self._enter(S.RECOVERING)
+        self._do(SetTimer("group", GROUP_SECONDS))
+        # A worker that is only starting was told an older generation: it must hear of this one too.
+        self._tell_ranks([*present, *self._in(R.LAUNCHING)], p.RegroupRanks, self.generation, self.together)
+
+    def _revive(self) -> None:
+        """Start the workers of lost ranks anew, empty, where their node is there and they do not die at every start."""
+        lost = self._in(R.LOST)
+        coming = [
+            number
+            for number in lost
+            if self.plan.topology.node_of(number) in self.nodes and self.ranks[number].attempts < ATTEMPTS
+        ]
+        together, before = len(coming) == len(lost), self.together
+        self.together = together
+        if coming and together and self.plan.grouped:
+            self._regroup()
+        elif coming and self.state is not S.LAUNCHING:
+            self._enter(S.RECOVERING)
+        for number in coming:
+            self.ranks[number].attempts += 1
+            self._advance(number, p.Launch([], 0, None))
+        self._launch(coming)
+        waiting = self._in(R.LAUNCHING, R.RENDEZVOUS)
+        if self.plan.grouped and not together and waiting and (before or coming):
+            self._regroup()  # those that are there need not wait for those that will not come
+
+    def _open(self) -> None:
+        """Say READY when every rank is free, DEGRADED when the others are and some will not come back."""
+        lost = self._in(R.LOST)
+        if len(self._in(*FREE)) + len(lost) < len(self.ranks):
+            return
+        if lost:
+            again = "%modal_restart tries once more" if self._by_node(lost) else "--ranks names others"
+            self._enter(S.DEGRADED, f"{name_ranks(lost)} cannot be started again: {again}")
+        elif self.group_trouble:
+            self._enter(S.DEGRADED, f"{self.group_trouble}. Cells run without a group; %modal_restart tries once more")
+        else:
+            self.group_attempts = 0
+            self._enter(S.READY)
+        self._do(SetTimer("group", None))
+        self._do(*(Answer(client, p.Done(request)) for client, request in self.restarts))
+        self.restarts.clear()
+
+    def _start_next(self) -> None:
+        while self.queue and self.active is None and self.state in (S.READY, S.DEGRADED):
+            client, request = self.queue.popleft()
+            chosen = tuple(range(len(self.ranks)) if request.ranks is None else dict.fromkeys(request.ranks))
+            lost = [rank for rank in chosen if self.ranks[rank].state not in FREE]
+            name = request.task.run
+            if lost:
+                reason = f"{name_ranks(lost)} is lost: --ranks names others, %modal_restart starts it again"
+                self._do(Answer(client, p.Refused(name, reason)), Log(p.RunEnded(name, "failed", lost, 0.0)))
+                continue
+            submitted = p.Submitted(name, list(chosen), request.task.cell, request.task.source)
+            for rank in chosen:
+                self._advance(rank, submitted)
+            self.active = ActiveRun(name, chosen, set(chosen))
+            self._enter(S.RUNNING)
+            self._do(Log(submitted))
+            self._tell_ranks(chosen, p.Submit, request.task)
+
+    # -- the end
+
+    def _begin_closing(self, reason: str) -> None:
+        self._abandon()
+        self._enter(S.CLOSING, reason)
+        if not self.nodes:
+            self._close(reason)
+            return
+        self._do(*(Tell(node_rank, p.Shutdown()) for node_rank in self.nodes))
+        self._do(SetTimer("closing", CLOSING_SECONDS))
+
+    def _while_closing(self, stimulus: Stimulus) -> None:
+        match stimulus:
+            case NodeJoined(node_rank=node_rank) if node_rank in range(self.plan.topology.nodes):
+                self.nodes[node_rank] = stimulus
+                self._do(Tell(node_rank, p.Shutdown()))
+            case NodeGone(node_rank=node_rank):
+                self.nodes.pop(node_rank, None)
+                if not self.nodes:
+                    self._close("stopped")
+            case Fired(timer="closing"):
+                self._close("stopped; not every node said goodbye")
+            case Asked(client=client, request=p.Run(task=p.Execute(run=name)) | p.Restart(request=name)):
+                self._do(Answer(client, p.Refused(name, "the session is closing")))
+
+    def _close(self, reason: str) -> None:
+        self._abandon()
+        self._enter(S.CLOSED, reason)
+        self._do(End(reason))
+
+    def _abandon(self) -> None:
+        """Every run ends, also when the session does."""
+        if self.active is not None:
+            self._do(Log(self.active.verdict()))
+            self.active = None
+        while self.queue:
+            self._do(Log(p.RunEnded(self.queue.popleft()[1].task.run, "interrupted", [], 0.0)))
+
+
+_HANDLERS: Mapping[type, Callable[..., None]] = {
+    NodeJoined: Machine._node_joined,
+    NodeGone: Machine._node_gone,
+    Asked: Machine._asked,
+    Attendance: Machine._attendance,
+    Fired: Machine._fired,
+    p.Launched: Machine._launched,
+    p.Grouped: Machine._grouped,
+    p.GroupFailed: Machine._group_failed,
+    p.Started: Machine._started,
+    p.Finished: Machine._ended,
+    p.Failed: Machine._ended,
+    p.Interrupted: Machine._ended,
+    p.Lost: Machine._lost,
+}

@@ -1,0 +1,62 @@
+"""The run that is going on: when it is over, who failed first, and whether its ranks can meet again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modal_magic import protocol as p
+
+__all__ = ["COMMUNICATION", "EXCEPTION", "LOST", "ActiveRun"]
+
+LOST, EXCEPTION, COMMUNICATION = range(3)
+"""Kinds of failure, the most telling first: a lost rank breaks the connections of others, never the other way round."""
+
+
+@dataclass(slots=True)
+class ActiveRun:
+    """Who still owes an end, and what has gone wrong in the order of its arrival."""
+
+    run: str
+    ranks: tuple[int, ...]
+    pending: set[int]
+    failures: list[tuple[int, int]] = field(default_factory=list)
+    health: dict[int, p.Health] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def end(self, rank: int, health: p.Health | None) -> None:
+        """A rank owes nothing more; one that is gone has no health to tell of."""
+        self.pending.discard(rank)
+        if health is not None:
+            self.health[rank] = health
+
+    def fail(self, rank: int, kind: int) -> bool:
+        """Note a failure. Whether it is the first, of which the others must hear."""
+        self.failures.append((kind, rank))
+        return len(self.failures) == 1 and bool(self.pending) and not self.interrupted
+
+    def verdict(self) -> p.RunEnded:
+        """How the run ended. Failures that follow an interrupt are its doing; those before it are not hidden by it."""
+        status: p.RunStatus = "done"
+        if self.interrupted or (self.pending and not self.failures):
+            status = "interrupted"
+        elif self.failures:
+            status = "failed"
+        culprits = [rank for _, rank in sorted(self.failures, key=lambda failure: failure[0])]
+        return p.RunEnded(self.run, status, culprits if status == "failed" else [], 0.0)
+
+    def can_meet_again(self) -> bool:
+        """Whether the process groups are as good as before.
+
+        That is so when nobody was lost or cut off and all have issued the same collectives: then a plain error on all
+        ranks costs nobody the groups that a cell has made.
+        """
+        if len(self.health) < len(self.ranks):
+            return False
+        counts: dict[str, int] = {}
+        for health in self.health.values():
+            if health.severed or not health.grouped:
+                return False
+            for group, count in health.sequences.items():
+                if counts.setdefault(group, count) != count:
+                    return False
+        return True
