@@ -434,6 +434,17 @@ def test_an_interrupt_after_the_first_failure_does_not_hide_it() -> None:
     assert rig.ends == [("a", "failed", [0])]
 
 
+def test_interrupting_twice_is_interrupting_once() -> None:
+    rig = Rig(1, 2).ready()
+    rig.run("a")
+    rig.play()
+    rig.ask(p.InterruptRun("a"))
+    rig.fail("a", 0, kind="communication")
+    rig.ask(p.InterruptRun("a"))
+    rig.play()
+    assert rig.ends == [("a", "interrupted", [])]
+
+
 # ---- process groups --------------------------------------------------------------------------------------------------
 
 

@@ -12,15 +12,7 @@ import msgspec
 
 from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp, WorkerSpec
 
-__all__ = ["become", "warm_up"]
-
-
-def warm_up() -> None:
-    """Do once, before any fork, what is slow the first time: to format a traceback."""
-    try:
-        raise RuntimeError
-    except RuntimeError:
-        traceback.format_exc()
+__all__ = ["become"]
 
 
 def become(kind: str, packed: bytes, descriptors: list[int]) -> None:

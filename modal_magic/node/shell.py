@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import contextlib
 import os
@@ -19,7 +20,7 @@ from traitlets.config import Config
 
 from modal_magic.protocol import Display
 
-__all__ = ["RankShell", "make_shell"]
+__all__ = ["RankShell", "make_shell", "rehearse"]
 
 Publish = Callable[[Display], None]
 
@@ -73,6 +74,7 @@ class RankShell(InteractiveShell):
         """Say where displays go. Must be called before the first cell."""
         self._publish_display = publish
         self.shown: list[str] = []
+        self.has_raised = False
         self._nested = False
         self.loop_runner = self._run_coroutine
         # Blank lines at the top of a cell count in the notebook's gutter, so they stay.
@@ -89,7 +91,7 @@ class RankShell(InteractiveShell):
 
     def run(self, source: str, cell: int, first_line: int) -> ExecutionResult:
         """Run a cell whose first line is line `first_line` of the notebook's gutter, as In[cell]."""
-        self.shown = []
+        self.shown, self.has_raised = [], False
         self.execution_count = max(cell, 1)
         if not source.lstrip().startswith("%%"):
             # `leading_indent` looks at the first line only, which is about to be an empty one.
@@ -106,6 +108,7 @@ class RankShell(InteractiveShell):
         Formatting takes a while and means nothing to one who interrupted, or to one who called `sys.exit`; and it runs
         the exception's own code, which can raise.
         """
+        self.has_raised = True
         if isinstance(sys.exc_info()[1], SystemExit | KeyboardInterrupt):
             return
         with contextlib.suppress(Exception):
@@ -157,3 +160,17 @@ def make_shell(publish: Publish, namespace: dict[str, Any]) -> RankShell:
     if "" not in sys.path:
         sys.path.insert(0, "")
     return shell
+
+
+def rehearse() -> None:
+    """Do once, before any fork, what is slow the first time in each process: a cell, its value, and a traceback.
+
+    Leaves no shell behind. Starts no thread.
+    """
+    main = sys.modules["__main__"]
+    shell = make_shell(lambda shown: None, {})
+    shell.run("def fails():\n    1 / 0\n1", 1, 1)
+    shell.run("fails()", 1, 1)
+    atexit.unregister(shell.atexit_operations)
+    RankShell.clear_instance()
+    sys.modules["__main__"] = main

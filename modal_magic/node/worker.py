@@ -108,13 +108,14 @@ class Worker:
             if isinstance(error.code, str):
                 print(error.code, file=sys.stderr)
             return "finished", error.code if isinstance(error.code, int) else int(error.code is not None)
-        if task.run in self.unwanted:
+        kind = self.framework.kind_of(error)
+        if task.run in self.unwanted and (isinstance(error, KeyboardInterrupt) or kind == "communication"):
             return "interrupted", where_interrupted(error)
-        return "failed", describe(error, self.shell.shown, self.framework.kind_of(error))
+        return "failed", describe(error, self.shell.shown, kind)
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """SIGINT means something only to the run that is to be left."""
-        if self.running and self.running in self.unwanted:
+        """SIGINT means something only to the run that is to be left, and not to one that has failed already."""
+        if self.running and self.running in self.unwanted and not self.shell.has_raised:
             raise KeyboardInterrupt
 
     def display(self, shown: p.Display) -> None:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modal_magic.framing import frame, split
-from modal_magic.node import born, orphans
+from modal_magic.node import born, orphans, shell
 from modal_magic.node.channel import Channel
 from modal_magic.protocol import Message, encode
 from modal_magic.specs import (
@@ -128,7 +128,7 @@ def preimport() -> list[str]:
             missing.append(error.name or name)
         except Exception as error:  # a broken installation is the rank's to report, with its own traceback
             print(f"modal_magic: {name} could not be imported: {error!r}", file=sys.stderr)
-    born.warm_up()
+    shell.rehearse()
     gc.collect()
     gc.freeze()
     return missing

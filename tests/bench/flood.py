@@ -73,9 +73,9 @@ def run() -> list[Row]:
     came = f"ipyparallel {min(displayed_lines(reply) for reply in theirs):,}"
     return [
         Row("40,000 lines of 4 ranks, cell to idle", seconds(taken), beside, "≤ ipyparallel", taken <= their_time),
-        Row("the same, lines whole and labelled", f"{whole:,}", came, "40,000", whole == 4 * LINES),
+        Row("40,000 lines of 4 ranks, whole and labelled", f"{whole:,}", came, "40,000", whole == 4 * LINES),
         at_most(
-            "the same, bytes to the client per byte printed",
+            "40,000 lines of 4 ranks, bytes to the client per byte printed",
             share,
             1.5,
             "{:.2f}".format,

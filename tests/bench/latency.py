@@ -59,7 +59,7 @@ def run() -> list[Row]:
             f"ipyparallel {milliseconds(median(theirs))}, bare kernel {milliseconds(median(floor))}",
         ),
         at_most(
-            "the same, p95",
+            "print on a rank to the client, p95",
             percentile(ours, 95),
             0.015,
             milliseconds,

@@ -62,9 +62,9 @@ def run() -> list[Row]:
     warm = f"the next session's zygote, not counted: {megabytes(next_one)}"
     return [
         at_most("PSS of 4 ranks after a DDP step", in_use, 350, megabytes, f"theirs alone (USS): {megabytes(private)}"),
-        at_most("with zygote, 4 agents and gateway", in_all, 500, megabytes, warm),
+        at_most("PSS of 4 ranks with zygote, 4 agents and gateway", in_all, 500, megabytes, warm),
         at_most("PSS of 4 ranks, no next zygote to share with", strict, 350, megabytes),
-        at_most("with zygote, 4 agents and gateway, likewise", strict_all, 500, megabytes),
+        at_most("PSS of all, no next zygote to share with", strict_all, 500, megabytes),
     ]
 
 

@@ -42,7 +42,7 @@ def figure(kernel: Kernel, ranks: int) -> Row:
 
 def ipyparallel() -> Row:
     """The same of `%%px`, whose cells do not always end."""
-    title = "the same on 4 engines of ipyparallel, `%%px`"
+    title = "`pass` on 4 engines of ipyparallel, `%%px`, likewise"
     try:
         with start_ipyparallel(4) as kernel:
             cells, bare = by_turns(kernel, f"{PX}\npass")

@@ -186,12 +186,14 @@ class Rig:
         return bool(joining)
 
     def _cells(self) -> bool:
-        beginning = [rank for rank, worker in self.workers.items() if worker.run and not worker.started]
+        # One that still waits for a group does not come to its cell.
+        here = {rank for rank, worker in self.workers.items() if worker.generation in (worker.joined, worker.failed)}
+        beginning = [rank for rank in here if self.workers[rank].run and not self.workers[rank].started]
         for rank in beginning:
             worker = self.workers[rank]
             if not worker.leaving:
                 self.feed(p.Started(rank, worker.run))
-        leaving = [rank for rank, worker in self.workers.items() if worker.leaving]
+        leaving = [rank for rank in here if self.workers[rank].leaving]
         for rank in leaving:
             if rank in self.workers and self.workers[rank].leaving:
                 self.leave(self.workers[rank].run, rank)
