@@ -274,7 +274,7 @@ class Gateway:
         self.log.append(event, time.time())
 
     def _record_output(self, event: p.Output) -> None:
-        """Log text, and note which of it clients are not sent: what is past the limit of its run, from a line's start."""
+        """Log text; what is past the limit of its run, from the start of a line, is not sent to clients."""
         flow = self.flows.get(event.run)
         if flow is None or flow.limit is None or flow.sent + len(event.text) <= flow.limit:
             self._record(event)

@@ -16,8 +16,11 @@ REPLY_CHARACTERS = 8_000_000
 
 def _visible(line: str) -> str:
     """What a terminal would show of a line in which `\\r` went back to its start (progress bars do)."""
-    line = line.removesuffix("\r")
-    return line[line.rfind("\r") + 1 :]
+    if "\r" not in line:
+        return line
+    line = line.rstrip("\r")
+    last = line[line.rfind("\r") + 1 :]
+    return last if last.strip() else ""  # a bar that has wiped itself out
 
 
 class LineAssembler:
@@ -42,14 +45,14 @@ class LineAssembler:
         return [_visible(line) for line in lines] if "\r" in text or lines[0].find("\r") >= 0 else lines
 
     def _shorten(self, rest: str) -> str:
-        # Of a progress bar only the newest state counts; keep the last `\r`, it may be half of a `\r\n`.
-        start = rest.rfind("\r", 0, -1)
+        # Of a progress bar only the newest state counts; keep the last `\r`s, they may be half of a `\r\n`.
+        start = rest.rstrip("\r").rfind("\r")
         return rest[start + 1 :] if start >= 0 else rest
 
-    def flush(self) -> list[tuple[int, Stream, str]]:
-        """The unfinished lines, as they are; afterwards there are none."""
-        rest = [(rank, stream, _visible(text)) for (rank, stream), text in self._rest.items()]
-        self._rest.clear()
+    def flush(self, only: int | None = None) -> list[tuple[int, Stream, str]]:
+        """The unfinished lines (of one rank, or of all), as they are; afterwards there are none."""
+        keys = [key for key in self._rest if only is None or key[0] == only]
+        rest = [(*key, _visible(self._rest.pop(key))) for key in keys]
         return [(rank, stream, text) for rank, stream, text in rest if text]
 
 

@@ -173,8 +173,8 @@ class ModalMagics(Magics):
         if not given.get("restart"):
             asked = resolve({key: wanted[key] for key in SHAPE & wanted.keys()}).shape()
             raise UsageError(
-                f"session {session.name!r} has the shape {shape}, and the line asks for {asked}: add --restart to replace "
-                "it (its variables are lost), or --session NAME to start another beside it"
+                f"session {session.name!r} has the shape {shape}, and the line asks for {asked}: add --restart to "
+                "replace it (its variables are lost), or --session NAME to start another beside it"
             )
         session.stop()
         self.forget(session.name)

@@ -10,13 +10,19 @@ import shutil
 import stat
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import msgspec
 
 from modal_magic.errors import SessionError, UsageError
+from modal_magic.values import SESSION_NAME
 
 __all__ = ["Connection", "claim", "folder_of", "forget", "names", "publish", "read", "runtime_folder"]
+
+
+STARTING_SECONDS = 90.0
+"""A session's folder without a connection file belongs to one that is starting, if it is not older than this."""
 
 
 class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,6 +67,10 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in runtime_folder().glob("*/connection.json"))
 
 
+def _age(folder: Path) -> float:
+    return time.time() - folder.stat().st_mtime
+
+
 def claim(session: str | None) -> str:
     """Make the folder of a new session: of this name, or of the first of session-1, session-2 … that is free.
 
@@ -68,10 +78,12 @@ def claim(session: str | None) -> str:
     """
     if session is not None:
         folder = folder_of(session)
-        if (folder / "connection.json").exists():
-            raise UsageError(f"there is a session {session!r} already: %modal_stop {session} ends it")
-        shutil.rmtree(folder, ignore_errors=True)  # what a session that died has left
-        folder.mkdir(mode=0o700)
+        if folder.exists() and not (folder / "connection.json").exists() and _age(folder) > STARTING_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)  # what a session that died has left
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError:
+            raise UsageError(f"there is a session {session!r} already: %modal_stop {session} ends it") from None
         return session
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):
@@ -99,6 +111,8 @@ def read(session: str) -> Connection:
     """
     path = folder_of(session) / "connection.json"
     try:
+        if not SESSION_NAME.fullmatch(session):
+            raise FileNotFoundError
         if sys.platform != "win32":
             found = path.lstat()
             if not stat.S_ISREG(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
@@ -109,7 +123,7 @@ def read(session: str) -> Connection:
         connection = msgspec.json.decode(path.read_bytes(), type=Connection)
     except FileNotFoundError:
         raise UsageError(unknown_session(session)) from None
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise SessionError(f"{path} is damaged ({error}): delete it and start the session anew") from None
     if connection.session != session:
         raise SessionError(f"{path} is that of session {connection.session!r}: delete it and start the session anew")

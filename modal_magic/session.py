@@ -22,7 +22,7 @@ from modal_magic.link import Keys, Link, Loop
 from modal_magic.options import OPTIONS, Options, Shape, resolve
 from modal_magic.ranges import name_ranks
 from modal_magic.reading import parse_values
-from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours
+from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours, whereabouts
 from modal_magic.view.model import RankView, RunView
 
 __all__ = ["Resources", "Run", "Session", "choose_backend"]
@@ -159,10 +159,12 @@ class Run:
         for rank in self.view.ranks.values():
             if rank.state == "interrupted":
                 places.setdefault(rank.where, []).append(rank.rank)
-        told = "; ".join(f"{name_ranks(ranks)} in {place}" for place, ranks in places.items())
+        told = "; ".join(f"{name_ranks(ranks)} {whereabouts(place)}" for place, ranks in places.items())
         lost = [rank.rank for rank in self.view.ranks.values() if rank.state == "lost"]
         kept = (
-            f"{name_ranks(lost)} had to be killed and lost its variables" if lost else "variables are kept on all ranks"
+            f"{name_ranks(lost)} had to be killed, and the variables there are lost"
+            if lost
+            else "variables are kept on all ranks"
         )
         return f"the run was interrupted{f' ({told})' if told else ''}; {kept}"
 
@@ -259,7 +261,10 @@ class Session:
         return run
 
     def ready(self, seconds: float = 120.0) -> Self:
-        """Wait until the ranks are up, and return the session. Raises SessionError when they are not, after `seconds`."""
+        """Wait until the ranks are up, and return the session.
+
+        Raises SessionError when they are not, after `seconds`.
+        """
         self._up.wait(seconds)
         self.check_open()
         if not self._up.is_set():

@@ -27,6 +27,8 @@ GPU_TYPES = (
     "T4", "L4", "A10", "A10G", "A100", "A100-40GB", "A100-80GB", "L40S", "H100", "H100!", "H200", "B200", "B200+",
     "B300", "RTX-PRO-6000", "any",
 )  # fmt: skip
+SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""What a session may be called: it becomes the name of a folder."""
 SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 DURATION_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 LONGEST_LEASE = 30 * 86400.0
@@ -97,7 +99,7 @@ def gpu(value: object) -> str:
 
 def name(value: object) -> str:
     """A name of a session, which can also be a file's."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", value, re.ASCII):
+    if not isinstance(value, str) or not SESSION_NAME.fullmatch(value):
         raise Refused("a name has 1 to 64 letters, digits or . _ - and starts with a letter or a digit", "train-1")
     return value
 

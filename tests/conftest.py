@@ -15,7 +15,6 @@ from modal_magic.session import Resources, Session
 from tests.support.notebook import Notebook, notebook
 from tests.support.processes import described, gone, ours
 
-
 STOP_OWN = """
 for session in list(get_ipython().magics_manager.registry["ModalMagics"].sessions.values()):
     session.stop()

@@ -290,7 +290,8 @@ def test_every_file_begins_by_saying_what_it_is() -> None:
 def test_what_a_file_gives_away_is_there() -> None:
     for name, tree in TREES.items():
         assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
-        names = {found.id for node in tree.body if isinstance(node, ast.Assign) for found in named(node)}
+        targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+        names = {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
         listed = assigned.get("__all__")
         if isinstance(listed, ast.List) and not any(isinstance(item, ast.Starred) for item in listed.elts):
             given = [str(ast.literal_eval(item)) for item in listed.elts]

@@ -606,6 +606,33 @@ def test_a_session_that_cannot_regroup_goes_on_degraded_with_its_variables() -> 
     assert rig.machine.active is not None
 
 
+def test_nobody_waits_for_a_group_that_was_given_up() -> None:
+    rig = Rig(1, 2).ready()
+    rig.run("a")
+    rig.play()
+    rig.finish("a", health=p.Health(grouped=False))
+    for generation in (2, 3, 4):
+        rig.feed(p.GroupFailed(0, generation, error("no route")))
+    rig.play()
+    assert rig.machine.state is S.DEGRADED
+    rig.run("b")
+    rig.play()
+    assert rig.states == ["running", "running"]
+
+
+def test_a_late_word_about_a_group_that_was_given_up_is_ignored() -> None:
+    rig = Rig(1, 3).ready()
+    rig.run("a")
+    rig.play()
+    rig.finish("a", health=p.Health(grouped=False))
+    for generation in (2, 3, 4):
+        rig.feed(p.GroupFailed(0, generation, error("no route")))
+    rig.feed(p.GroupFailed(1, 4, error("no route")))
+    rig.feed(p.Grouped(2, 4, "cpu", 0.1))
+    rig.play()
+    assert rig.machine.state is S.DEGRADED
+
+
 def test_ranks_that_do_not_come_to_the_group_are_started_anew() -> None:
     rig = Rig(1, 3)
     rig.join()

@@ -120,6 +120,8 @@ def test_whatever_ranks_and_nodes_suffer_the_session_comes_to_rest_with_all_that
 ) -> None:
     rig = JudgedRig(2, 2, grouped=grouped)
     rig.feed(s.Attendance(1))
+    if data.draw(some.booleans()):
+        rig.ready()
     deeds = [
         "join",
         "gone",
@@ -144,8 +146,9 @@ def test_whatever_ranks_and_nodes_suffer_the_session_comes_to_rest_with_all_that
         rig.play()
         if "verdict" in rig.timers:
             rig.fire("verdict")
-        elif rig.machine.active is not None:
-            rig.finish(rig.machine.active.run)
+        elif (active := rig.machine.active) is not None:
+            assert all(rig.workers[rank].started for rank in active.pending), "a rank does not come to its cell"
+            rig.finish(active.run)
         else:
             break
     assert not outstanding(rig.machine)
@@ -160,7 +163,6 @@ def test_whatever_ranks_and_nodes_suffer_the_session_comes_to_rest_with_all_that
 def suffer(rig: Rig, deed: str, number: int, data: some.DataObject) -> None:
     """Do one thing that can happen to a session, if it can happen now."""
     running = [rank for rank, worker in rig.workers.items() if worker.started]
-    waiting = [rank for rank, worker in rig.workers.items() if worker.launched and worker.joined != worker.generation]
     match deed:
         case "join":
             rig.join(data.draw(some.integers(0, 1)))
@@ -187,9 +189,13 @@ def suffer(rig: Rig, deed: str, number: int, data: some.DataObject) -> None:
             rig.fire("verdict")
         case "patience" if "group" in rig.timers:
             rig.fire("group")
-        case "group" if waiting and rig.grouped:
-            rank = data.draw(some.sampled_from(waiting))
-            rig.feed(p.GroupFailed(rank, rig.workers[rank].generation, error()))
+        case "group" if rig.grouped:
+            for _ in range(data.draw(some.integers(1, s.ATTEMPTS))):
+                if waiting := [
+                    rank for rank, worker in rig.workers.items() if worker.launched and worker.waits and worker.together
+                ]:
+                    rank = data.draw(some.sampled_from(waiting))
+                    rig.feed(p.GroupFailed(rank, rig.workers[rank].generation, error()))
 
 
 @pytest.mark.parametrize("world_size", [1, 64, 1024])

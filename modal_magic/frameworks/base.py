@@ -26,7 +26,10 @@ class Framework(Protocol):
         """Give this rank random numbers of its own: forked processes draw the same ones otherwise."""
 
     def join(self, generation: int, together: bool) -> None:
-        """Be in the process group of this generation, or in none where the ranks are not all `together`. Raises `Superseded` when a newer one is called for meanwhile."""
+        """Be in the process group of this generation, or in none where the ranks are not all `together`.
+
+        Raises Superseded when a newer one is called for meanwhile.
+        """
 
     def supersede(self, generation: int) -> None:
         """Let go of a `join` of an older generation that still waits."""

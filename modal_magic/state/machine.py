@@ -183,7 +183,7 @@ class Machine:
         rank.device = event.device
 
     def _group_failed(self, event: p.GroupFailed) -> None:
-        if event.generation != self.generation or self.group_trouble:
+        if event.generation != self.generation:
             return
         self._advance(event.rank, event)
         who = name_ranks([event.rank])
@@ -198,9 +198,7 @@ class Machine:
             self._begin_closing(reason)
         else:
             self.group_trouble = reason
-            for rank in self.ranks:
-                if rank.state is R.RENDEZVOUS:
-                    rank.state = R.IDLE
+            self._regroup()  # nobody waits any longer for a group that will not be
 
     def _owes(self, rank: int, run: str) -> bool:
         return self.active is not None and self.active.run == run and rank in self.active.pending
@@ -264,7 +262,7 @@ class Machine:
             self.queue.remove(queued)
             self._do(Log(p.RunEnded(name, "interrupted", [], 0.0)))
         if self.active is not None and self.active.run == name:
-            self.active.interrupted = not self.active.failures
+            self.active.interrupted = self.active.interrupted or not self.active.failures
             self._release()
 
     def _asked_restart(self, client: bytes, request: p.Restart) -> None:
@@ -335,7 +333,8 @@ class Machine:
     def _regroup(self) -> None:
         """Have every rank that lives join the next generation's group; alone where some will not come."""
         self.generation += 1
-        order = p.Regroup(self.generation, self.together)
+        together = self.together and not self.group_trouble
+        order = p.Regroup(self.generation, together)
         present = self._in(*FREE, R.RENDEZVOUS)
         for number in present:
             self._advance(number, order)
@@ -343,7 +342,7 @@ class Machine:
             self._enter(S.RECOVERING)
         self._do(SetTimer("group", GROUP_SECONDS))
         # A worker that is only starting was told an older generation: it must hear of this one too.
-        self._tell_ranks([*present, *self._in(R.LAUNCHING)], p.RegroupRanks, self.generation, self.together)
+        self._tell_ranks([*present, *self._in(R.LAUNCHING)], p.RegroupRanks, self.generation, together)
 
     def _revive(self) -> None:
         """Start the workers of lost ranks anew, empty, where their node is there and they do not die at every start."""

@@ -9,7 +9,7 @@ from modal_magic.protocol import RemoteError
 from modal_magic.ranges import name_ranks
 from modal_magic.view.model import RankView, RunView
 
-__all__ = ["failure_lines", "failure_sentence", "strip_colours"]
+__all__ = ["failure_lines", "failure_sentence", "strip_colours", "whereabouts"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RED, RESET = "\x1b[31m", "\x1b[0m"
@@ -40,8 +40,15 @@ def _cause(numbers: list[int], rank: RankView) -> str:
         return f"{who} {rank.lost or 'could not take the cell'}"
     error: RemoteError = rank.error
     place = f" at cell line {error.line}" if error.line else ""
-    message = error.message.strip().split("\n")[0][:300]
+    message = error.message.strip().split("\n")[0].strip()[:300]
     return f"{who} raised {error.name}{': ' + message if message else ''}{place}"
+
+
+def whereabouts(where: str) -> str:
+    """`all_reduce at cell line 3` as it stands in a sentence: `in all_reduce at cell line 3`."""
+    if where.startswith("before"):
+        return where
+    return f"at {where}" if where.startswith("cell line") else f"in {where}"
 
 
 def failure_sentence(run: RunView) -> str:
@@ -59,7 +66,9 @@ def failure_sentence(run: RunView) -> str:
     for rank in interrupted:
         by_place.setdefault(rank.where, []).append(rank.rank)
     for where, numbers in by_place.items():
-        sentences.append(f"{name_ranks(numbers)} {'was' if len(numbers) == 1 else 'were'} interrupted in {where}")
+        sentences.append(
+            f"{name_ranks(numbers)} {'was' if len(numbers) == 1 else 'were'} interrupted {whereabouts(where)}"
+        )
     lost = [rank.rank for rank in run.ranks.values() if rank.state == "lost"]
     kept = [rank.rank for rank in run.ranks.values() if rank.state != "lost"]
     if lost:

@@ -10,11 +10,11 @@ __all__ = ["seconds_in_words", "status_lines"]
 
 def seconds_in_words(seconds: float) -> str:
     """A time as people read it: `0.4 s`, `12 s`, `2:19`, `1:41:07`."""
-    if seconds < 10:
+    if round(seconds, 1) < 10:
         return f"{seconds:.1f} s"
-    if seconds < 60:
+    if round(seconds) < 60:
         return f"{seconds:.0f} s"
-    minutes, rest = divmod(int(seconds), 60)
+    minutes, rest = divmod(max(60, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
@@ -27,8 +27,9 @@ def status_lines(status: Status, shape: str) -> list[str]:
         else f"lease runs out in {seconds_in_words(status.lease_left)}"
     )
     kernels = f"{status.clients} kernel{'s' * (status.clients != 1)} attached"
+    ranks_up = f"{len(status.ranks)} rank{'s' * (len(status.ranks) != 1)}, up {seconds_in_words(status.uptime)}"
     lines = [
-        f"{status.session}: {status.state}, {len(status.ranks)} ranks, up {seconds_in_words(status.uptime)}, "
+        f"{status.session}: {status.state}, {ranks_up}, {kernels}, {lease}",
         f"{kernels}, {lease}",
         f"  shape {shape}",
     ]

@@ -43,6 +43,7 @@ class Merged:
 
     stream: p.Stream
     line: str
+    number: int
     ranks: set[int]
     old: bool = False
 
@@ -60,6 +61,8 @@ class TextView:
         self._assembler = LineAssembler()
         self._merged: list[Merged] = []
         self._by_line: dict[tuple[p.Stream, str], list[Merged]] = {}
+        self._count = 0
+        self._reached: dict[int, int] = {}
 
     def turn(self, events: Collection[p.Event], last: bool) -> Page:
         """The page that these events make. `last` says that no more will come, so nothing is held back."""
@@ -84,14 +87,17 @@ class TextView:
             page.write(stream, label + f"\n{label}".join(lines) + "\n")
             return
         for line in lines:
-            # The n-th time that a rank says a line goes with the n-th time that others do.
+            # A rank joins what others have said only behind what it has joined already: it reads as it wrote.
             waiting = self._by_line.setdefault((stream, line), [])
-            merged = next((entry for entry in waiting if rank not in entry.ranks), None)
+            behind = self._reached.get(rank, 0)
+            merged = next((entry for entry in waiting if entry.number > behind), None)
             if merged is None:
-                merged = Merged(stream, line, set())
+                self._count += 1
+                merged = Merged(stream, line, self._count, set())
                 waiting.append(merged)
                 self._merged.append(merged)
             merged.ranks.add(rank)
+            self._reached[rank] = merged.number
 
     def _flush_merged(self, page: Page, everything: bool) -> None:
         """Write the lines that all ranks have said or that have waited a turn, and those before them."""
@@ -110,6 +116,8 @@ class TextView:
             if event.data.keys() <= {"text/plain"} and event.display_id is None:
                 self._write(page, event.rank, "stdout", str(event.data.get("text/plain", "")).split("\n"))
                 return
+            for rank, stream, line in self._assembler.flush(event.rank):
+                self._write(page, rank, stream, [line])
             self._flush_merged(page, everything=True)
             page.write("stdout", f"[rank {event.rank}]\n")
         page.parts.append(event)

@@ -54,7 +54,8 @@ def test_the_environment_is_that_of_torchrun(ranks: Session) -> None:
         ranks,
         """
         import os
-        names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK NODE_RANK MASTER_ADDR MASTER_PORT OMP_NUM_THREADS"
+        names = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK NODE_RANK MASTER_ADDR MASTER_PORT"
+        names += " OMP_NUM_THREADS"
         [os.environ[name] for name in names.split()] + [os.environ["MODAL_I6PN_ENABLED"] in "01"]
         """,
     )

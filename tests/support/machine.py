@@ -28,6 +28,11 @@ class Worker:
     started: bool = False
     leaving: bool = False
 
+    @property
+    def waits(self) -> bool:
+        """Whether it is on its way to a group, and so comes to no cell."""
+        return self.generation not in (self.joined, self.failed)
+
 
 def execute(run: str, source: str = "pass") -> p.Execute:
     return p.Execute(run, source, 1, 2)
@@ -186,13 +191,11 @@ class Rig:
         return bool(joining)
 
     def _cells(self) -> bool:
-        # One that still waits for a group does not come to its cell.
-        here = {rank for rank, worker in self.workers.items() if worker.generation in (worker.joined, worker.failed)}
+        here = [rank for rank, worker in self.workers.items() if not worker.waits]
         beginning = [rank for rank in here if self.workers[rank].run and not self.workers[rank].started]
         for rank in beginning:
-            worker = self.workers[rank]
-            if not worker.leaving:
-                self.feed(p.Started(rank, worker.run))
+            if not self.workers[rank].leaving:
+                self.feed(p.Started(rank, self.workers[rank].run))
         leaving = [rank for rank in here if self.workers[rank].leaving]
         for rank in leaving:
             if rank in self.workers and self.workers[rank].leaving:

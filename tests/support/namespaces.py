@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces joined by a bridge, with addresses like those of i6pn (root on Linux)."""
+"""Two hosts on one machine: network namespaces joined by a bridge, addressed as on i6pn (root on Linux)."""
 
 from __future__ import annotations
 

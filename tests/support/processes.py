@@ -1,4 +1,4 @@
-"""Which processes of modal_magic are there: by the runtime folder in their environment, which is each test run's own."""
+"""Which processes of modal_magic are there: by the runtime folder in their environment, each test run's own."""
 
 from __future__ import annotations
 
