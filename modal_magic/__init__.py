@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from modal_magic.errors import SessionClosed as SessionClosed
     from modal_magic.errors import SessionError as SessionError
     from modal_magic.errors import UsageError as UsageError
-    from modal_magic.session import Run as Run
+    from modal_magic.run import Run as Run
     from modal_magic.session import Session as Session
 
 _ROOMS = {
-    "Run": "session",
+    "Run": "run",
     "Session": "session",
     **dict.fromkeys(
         (

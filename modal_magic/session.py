@@ -17,15 +17,14 @@ from typing import Any, Self, TypeVar
 from modal_magic import config, registry
 from modal_magic import protocol as p
 from modal_magic.backends.base import Backend, Plan
-from modal_magic.errors import GatewayLost, RankFailed, RunInterrupted, SessionClosed, SessionError, UsageError
+from modal_magic.errors import GatewayLost, SessionClosed, SessionError, UsageError
 from modal_magic.link import Keys, Link, Loop
 from modal_magic.options import OPTIONS, Options, Shape, resolve
 from modal_magic.ranges import name_ranks
 from modal_magic.reading import parse_values
-from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours, whereabouts
-from modal_magic.view.model import RankView, RunView
+from modal_magic.run import Run
 
-__all__ = ["Resources", "Run", "Session", "choose_backend"]
+__all__ = ["Resources", "Session", "choose_backend"]
 
 ANSWER_SECONDS = 30.0
 """How long a request waits for its answer."""
@@ -80,113 +79,6 @@ class Resources:
         for backend in self._backends.values():
             backend.close()
         self.loop.close()
-
-
-class Run:
-    """One execution of a cell on some ranks, as its client sees it."""
-
-    def __init__(self, session: Session, name: str) -> None:
-        self.session = session
-        self.view = RunView(name)
-        self._events: queue.SimpleQueue[p.Event | None] = queue.SimpleQueue()
-        self._over = threading.Event()
-        self._lost: SessionError | None = None
-
-    @property
-    def id(self) -> str:
-        """The run's id, unique in its session."""
-        return self.view.run
-
-    @property
-    def ranks(self) -> dict[int, RankView]:
-        """What is known of the run on each of its ranks: `run.ranks[2].output`."""
-        return self.view.ranks
-
-    @property
-    def status(self) -> str:
-        """`queued`, `running`, `done`, `failed` or `interrupted`."""
-        return self.view.status
-
-    @property
-    def done(self) -> bool:
-        """Whether the run is over on every rank."""
-        return self._over.is_set()
-
-    def wait(self, timeout: float | None = None) -> Self:
-        """Wait for the end of the run, and return it.
-
-        Raises RankFailed or RunInterrupted when that is how it ended, SessionClosed or GatewayLost when the session
-        went away, and TimeoutError after `timeout` seconds, when the run simply goes on.
-        """
-        if not self._over.wait(timeout):
-            raise TimeoutError(f"the run still goes on after {timeout:g} s")
-        self.check()
-        return self
-
-    def check(self) -> None:
-        """Raise what `wait` would raise of a run that is over."""
-        if self._lost is not None:
-            raise self._lost
-        if self.view.refusal:
-            raise UsageError(self.view.refusal)
-        if self.view.status == "failed":
-            sentence = strip_colours(failure_sentence(self.view))
-            raise RankFailed(sentence, self.view, tuple(failure_lines("RankFailed", self.view)))
-        if self.view.status == "interrupted":
-            raise RunInterrupted(self._interruption(), self.view)
-
-    def interrupt(self) -> None:
-        """Have all ranks leave the run. Asking twice does not make it worse."""
-        self.session._send(p.InterruptRun(self.id))
-
-    def events(self, patience: float | None) -> list[p.Event]:
-        """The events since the last call: waits up to `patience` seconds for the first. For views."""
-        found: list[p.Event] = []
-        with contextlib.suppress(queue.Empty):
-            event = self._events.get(timeout=patience)
-            while True:
-                if event is not None:
-                    found.append(event)
-                event = self._events.get_nowait()
-        return found
-
-    def settled(self, seconds: float) -> bool:
-        """Wait for the end of the run, for so many seconds. Whether it is over."""
-        return self._over.wait(seconds)
-
-    def _interruption(self) -> str:
-        places: dict[str, list[int]] = {}
-        for rank in self.view.ranks.values():
-            if rank.state == "interrupted":
-                places.setdefault(rank.where, []).append(rank.rank)
-        told = "; ".join(f"{name_ranks(ranks)} {whereabouts(place)}" for place, ranks in places.items())
-        lost = [rank.rank for rank in self.view.ranks.values() if rank.state == "lost"]
-        kept = (
-            f"{name_ranks(lost)} had to be killed, and the variables there are lost"
-            if lost
-            else "variables are kept on all ranks"
-        )
-        return f"the run was interrupted{f' ({told})' if told else ''}; {kept}"
-
-    # -- called by the session, in the loop's thread
-
-    def _take(self, event: p.Event) -> None:
-        self.view.apply(event)
-        self._events.put(event)
-        if self.view.ended:
-            self._over.set()
-
-    def _give_up(self, error: SessionError) -> None:
-        if not self._over.is_set():
-            self._lost = error
-            self.view.status = "failed"
-            self._over.set()
-            self._events.put(None)
-
-    def _refuse(self, reason: str) -> None:
-        self.view.refusal, self.view.status = reason, "failed"
-        self._over.set()
-        self._events.put(None)
 
 
 class Session:
@@ -257,7 +149,7 @@ class Session:
         run = Run(self, uuid.uuid4().hex[:12])
         self._runs[run.id] = run
         task = p.Execute(run.id, source, cell, first_line)
-        self._send(p.Run(task, None if ranks is None else sorted(set(ranks)), output_limit))
+        self.send(p.Run(task, None if ranks is None else sorted(set(ranks)), output_limit))
         return run
 
     def ready(self, seconds: float = 120.0) -> Self:
@@ -289,7 +181,7 @@ class Session:
         """End the session and wait until nothing is left of it. Raises SessionError if `seconds` are not enough."""
         if not self.closed:
             with contextlib.suppress(SessionError):
-                self._send(p.Stop("it was stopped"))
+                self.send(p.Stop("it was stopped"))
                 self._closing.wait(seconds)
         self._shut(SessionClosed(f"session {self.name!r} was stopped"))
         if self._own_resources or self.backend_name in self._resources._backends:
@@ -395,7 +287,7 @@ class Session:
             self._on_frames,
             self._on_silence,
         )
-        self._send(p.Attach(p.VERSION, self._client, 0))
+        self.send(p.Attach(p.VERSION, self._client, 0))
         if not self._attached.wait(ATTACH_SECONDS) or self._error is not None:
             error = self._error or GatewayLost(
                 f"the gateway of session {self.name!r} does not answer, so what was left of the session is removed"
@@ -418,7 +310,8 @@ class Session:
         if self._error is not None:
             raise self._error
 
-    def _send(self, message: p.Request) -> None:
+    def send(self, message: p.Request) -> None:
+        """Send a request to the gateway. Raises SessionGone when there is none any more."""
         self.check_open()
         assert self._link is not None
         self._resources.loop.send(self._link, message)
@@ -428,7 +321,7 @@ class Session:
         answer: Future[Answer] = Future()
         self._answers[name] = answer
         try:
-            self._send(make(name, *rest))
+            self.send(make(name, *rest))
             return answer.result(ANSWER_SECONDS)
         except FutureTimeout:
             raise GatewayLost(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s") from None
@@ -459,7 +352,7 @@ class Session:
         event = record.event
         if isinstance(event, p.Lost):
             for run in self._runs.values():
-                run._take(event)
+                run.take(event)
         elif isinstance(event, p.Notice):
             self.notices.put(event.text)
         elif isinstance(event, p.SessionChanged):
@@ -471,13 +364,13 @@ class Session:
         name = getattr(event, "run", None)
         if name in self._runs:
             run = self._runs[name]
-            run._take(event)
+            run.take(event)
             if run.done:
                 del self._runs[name]
 
     def _on_refusal(self, request: str, reason: str) -> None:
         if request in self._runs:
-            self._runs.pop(request)._refuse(reason)
+            self._runs.pop(request).refuse(reason)
         elif request in self._answers:
             self._answers[request].set_exception(UsageError(reason))
         elif request == self._client:
@@ -511,7 +404,7 @@ class Session:
             self._resources.loop.shut(self._link, last)
         self._up.set()
         for run in list(self._runs.values()):
-            run._give_up(error)
+            run.give_up(error)
         self._runs.clear()
         for answer in list(self._answers.values()):
             if not answer.done():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 
@@ -98,3 +99,30 @@ def test_the_cell_after_a_failure_needs_no_restart(book: Notebook) -> None:
     for _ in range(3):
         assert book.run(FOUR + "1 / 0").error_name == "RankFailed"
         assert book.run("%%modal_distributed" + ALL_REDUCE).lines == [f"[rank {rank}] 4" for rank in range(4)]
+
+
+def test_a_failure_is_told_while_the_others_are_still_being_freed(book: Notebook) -> None:
+    source = (
+        "import ctypes, time\nif rank == 1:\n    print('at', flush=True)\n    raise ValueError('it was me')\n"
+        "ctypes.PyDLL(None).sleep(1000)"  # holds the GIL: it must be killed
+    )
+    book.run(FOUR + "precious = rank")
+    shown = book.run(FOUR + source)
+    told = "rank 1 raised ValueError: it was me at cell line 5. Freeing ranks 0,2-3."
+    assert shown.when(told) - shown.when("[rank 1] at") < 0.5
+    assert shown.seconds < 4
+    assert shown.error.startswith("rank 1 raised ValueError: it was me at cell line 5.")
+    assert "Ranks 0,2-3 are started again without variables; rank 1 keeps its own" in shown.error
+    assert "[rank 1] 1" in book.run(FOUR + "print(globals().get('precious'))").lines
+
+
+def test_a_second_interrupt_does_no_harm(book: Notebook) -> None:
+    began = time.monotonic()
+    book.run(FOUR + "precious = rank")
+    sent = book.send(FOUR + "print('begun', flush=True)\nimport time\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(0.5)")
+    book.wait_for(sent, "[rank 3] begun", began)
+    for _ in range(3):
+        book.manager.interrupt_kernel()
+    shown = book.collect(sent, began)
+    assert shown.error_name == "RunInterrupted"
+    assert book.run(FOUR + "print(precious)").lines == [f"[rank {rank}] {rank}" for rank in range(4)]

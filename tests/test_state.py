@@ -633,6 +633,29 @@ def test_a_late_word_about_a_group_that_was_given_up_is_ignored() -> None:
     assert rig.machine.state is S.DEGRADED
 
 
+def test_a_rank_that_is_started_anew_after_a_group_was_given_up_does_not_wait_for_it_either() -> None:
+    rig = Rig(1, 3).ready()
+    rig.lose(2)
+    for generation in (2, 3, 4):
+        rig.feed(p.GroupFailed(0, generation, error("no route")))
+    rig.lose(1)
+    rig.play()
+    assert rig.states == ["idle"] * 3
+    assert rig.machine.state in (S.READY, S.DEGRADED)
+
+
+def test_a_restart_of_no_rank_changes_nothing() -> None:
+    rig = Rig(1, 2).ready()
+    rig.lose(1)
+    for generation in (2, 3, 4):
+        rig.feed(p.GroupFailed(0, generation, error("no route")))
+    rig.play()
+    assert rig.machine.state is S.DEGRADED
+    rig.ask(p.Restart("r", []))
+    assert rig.machine.state is S.DEGRADED
+    assert rig.answered(p.Done) == [p.Done("r")]
+
+
 def test_ranks_that_do_not_come_to_the_group_are_started_anew() -> None:
     rig = Rig(1, 3)
     rig.join()

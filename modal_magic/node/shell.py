@@ -73,6 +73,7 @@ class RankShell(InteractiveShell):
     def configure(self, publish: Publish) -> None:
         """Say where displays go. Must be called before the first cell."""
         self._publish_display = publish
+        self.hush: Callable[[BaseException], bool] = lambda error: False
         self.shown: list[str] = []
         self.has_raised = False
         self._nested = False
@@ -105,11 +106,12 @@ class RankShell(InteractiveShell):
     def showtraceback(self, *arguments: Any, **options: Any) -> None:
         """Note how IPython would show the failure; it is shown where the notebook is.
 
-        Formatting takes a while and means nothing to one who interrupted, or to one who called `sys.exit`; and it runs
-        the exception's own code, which can raise.
+        Formatting takes a while and means nothing to one who interrupted, to one who called `sys.exit`, or where `hush`
+        says so; and it runs the exception's own code, which can raise.
         """
         self.has_raised = True
-        if isinstance(sys.exc_info()[1], SystemExit | KeyboardInterrupt):
+        error = sys.exc_info()[1]
+        if error is None or isinstance(error, SystemExit | KeyboardInterrupt) or self.hush(error):
             return
         with contextlib.suppress(Exception):
             super().showtraceback(*arguments, **options)

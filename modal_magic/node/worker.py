@@ -108,10 +108,14 @@ class Worker:
             if isinstance(error.code, str):
                 print(error.code, file=sys.stderr)
             return "finished", error.code if isinstance(error.code, int) else int(error.code is not None)
-        kind = self.framework.kind_of(error)
-        if task.run in self.unwanted and (isinstance(error, KeyboardInterrupt) or kind == "communication"):
+        if self.was_freed(error):
             return "interrupted", where_interrupted(error)
-        return "failed", describe(error, self.shell.shown, kind)
+        return "failed", describe(error, self.shell.shown, self.framework.kind_of(error))
+
+    def was_freed(self, error: BaseException) -> bool:
+        """Whether an error of the cell is only what our own interrupt made of it."""
+        ours = isinstance(error, KeyboardInterrupt) or self.framework.kind_of(error) == "communication"
+        return ours and self.running in self.unwanted
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGINT means something only to the run that is to be left, and not to one that has failed already."""
@@ -181,6 +185,7 @@ def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket
     shell = make_shell(lambda shown: outlet[0].display(shown), namespace)
     worker = Worker(rank, channel, shell, framework)
     outlet.append(worker)
+    shell.hush = worker.was_freed
     spawning.explain()
     signal.signal(signal.SIGINT, worker.on_signal)
     threading.Thread(target=worker.listen, name="modal_magic control", daemon=True).start()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from modal_magic import protocol as p
+from modal_magic.view.failure import headline
 from modal_magic.view.text import TextView, bytes_in_words
 
 if TYPE_CHECKING:
-    from modal_magic.session import Run
+    from modal_magic.run import Run
 
 __all__ = ["Allowance", "follow"]
 
@@ -20,6 +24,10 @@ BURST_BYTES = 2_400_000
 RATE_BYTES = 800_000
 """Jupyter servers drop output past 1 MB/s and 1000 messages/s, each averaged over 3 s (`iopub_data_rate_limit`,
 `rate_limit_window` of jupyter_server); JSON makes text a little longer than it is."""
+IDLE_SECONDS = 1.0
+"""How long a turn waits for something to show; any event ends the wait."""
+HEADLINE_SECONDS = 0.2
+"""A failure is told so long after it was heard of, if the other ranks have not left the run by then."""
 PIECE = 200_000
 """Text goes out in pieces of about so many characters."""
 TURN_SECONDS = 0.02
@@ -55,27 +63,40 @@ def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
     allowance = Allowance() if paced else Allowance(burst=1 << 60)
     waiting: deque[tuple[p.Stream, str] | p.Display] = deque()
     turn_seconds = MERGE_TURN_SECONDS if view.merging else TURN_SECONDS
-    last_turn = 0.0
-    while True:
-        try:
-            over = run.done
+    last_turn, failed_at, told, over = 0.0, 0.0, False, False
+    with _interrupts_for(run):
+        while not over or (waiting and not limited):
             if not over:
-                pause = last_turn + turn_seconds - time.monotonic()
-                if pause > 0:
-                    run.settled(pause)
-            events = run.events(0 if over or waiting else 1.0)
+                run.settled(max(0.0, last_turn + turn_seconds - time.monotonic()))
+            over = run.done
+            held = bool(waiting) or view.holding or (run.view.failing and not told)
+            events = run.events(0.0 if over else turn_seconds if held else IDLE_SECONDS)
+            last_turn = time.monotonic() if events else 0.0
             for part in view.turn(events, last=over).parts:
                 waiting.extend(_pieces(part))
-            last_turn = time.monotonic() if events else 0.0
             while waiting and allowance.take(_size(waiting[0])):
                 _show(waiting.popleft())
-            if over and (limited or not waiting):
-                break
+            if run.view.failing and not failed_at:
+                failed_at = time.monotonic()
+            if failed_at and not told and not over and time.monotonic() - failed_at > HEADLINE_SECONDS:
+                told = True
+                _show(("stderr", f"{headline(run.view)}\n"))
             if waiting:
-                time.sleep(TURN_SECONDS)
-        except KeyboardInterrupt:
-            run.interrupt()
+                run.settled(TURN_SECONDS)
     _say_what_is_missing(run.view.withheld + sum(_size(part) for part in waiting), run.session.name)
+
+
+@contextlib.contextmanager
+def _interrupts_for(run: Run) -> Iterator[None]:
+    """Have the kernel's interrupt go to the run, as often as it comes, without cutting short what is being shown."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: run.interrupt())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _say_what_is_missing(size: int, session: str) -> None:

@@ -9,7 +9,7 @@ from modal_magic.protocol import RemoteError
 from modal_magic.ranges import name_ranks
 from modal_magic.view.model import RankView, RunView
 
-__all__ = ["failure_lines", "failure_sentence", "strip_colours", "whereabouts"]
+__all__ = ["failure_lines", "failure_sentence", "headline", "strip_colours", "whereabouts"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RED, RESET = "\x1b[31m", "\x1b[0m"
@@ -42,6 +42,14 @@ def _cause(numbers: list[int], rank: RankView) -> str:
     place = f" at cell line {error.line}" if error.line else ""
     message = error.message.strip().split("\n")[0].strip()[:300]
     return f"{who} raised {error.name}{': ' + message if message else ''}{place}"
+
+
+def headline(run: RunView) -> str:
+    """The failure in one line, for the time in which the other ranks are still being freed."""
+    ranks = [run.ranks[number] for number in run.failing]
+    ranks.sort(key=lambda rank: rank.error is not None and 1 + (rank.error.kind == "communication"))
+    left = [rank.rank for rank in run.ranks.values() if rank.state in ("queued", "running")]
+    return f"{_cause(*_groups(ranks)[0])}. Freeing {name_ranks(left)}."
 
 
 def whereabouts(where: str) -> str:

@@ -58,6 +58,7 @@ class RunView:
     withheld: int = 0
     refusal: str = ""
     source: str = ""
+    failing: list[int] = field(default_factory=list)
 
     @property
     def ended(self) -> bool:
@@ -74,6 +75,7 @@ class RunView:
             if event.rank in self.ranks and not self.ended and self.ranks[event.rank].state in ("queued", "running"):
                 self.ranks[event.rank].state = "lost"
                 self.ranks[event.rank].lost = event.cause
+                self.failing.append(event.rank)
             return
         if getattr(event, "run", None) != self.run:
             return
@@ -104,5 +106,6 @@ class RunView:
                 rank.state, rank.exit_code = "done", event.exit_code
             case p.Failed():
                 rank.state, rank.error = "failed", event.error
+                self.failing.append(event.rank)
             case p.Interrupted():
                 rank.state, rank.where = "interrupted", event.where

@@ -30,7 +30,6 @@ def status_lines(status: Status, shape: str) -> list[str]:
     ranks_up = f"{len(status.ranks)} rank{'s' * (len(status.ranks) != 1)}, up {seconds_in_words(status.uptime)}"
     lines = [
         f"{status.session}: {status.state}, {ranks_up}, {kernels}, {lease}",
-        f"{kernels}, {lease}",
         f"  shape {shape}",
     ]
     groups: dict[tuple[str, str, int], list[int]] = {}

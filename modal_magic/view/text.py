@@ -64,6 +64,11 @@ class TextView:
         self._count = 0
         self._reached: dict[int, int] = {}
 
+    @property
+    def holding(self) -> bool:
+        """Whether a line waits for other ranks to say it too."""
+        return bool(self._merged)
+
     def turn(self, events: Collection[p.Event], last: bool) -> Page:
         """The page that these events make. `last` says that no more will come, so nothing is held back."""
         page = Page()

@@ -82,7 +82,8 @@ TRAINING = Bench(
     how=(
         f"sklearn's digits, an MLP 64-128-10, batch 32 per rank, SGD, gloo, one thread per rank: {STEPS} steps after "
         f"{WARM_UP}, timed by rank 0. One script, with its own init_process_group, as a cell and under torchrun, by "
-        f"turns, {PAIRS} of each; the ratio is that of the medians."
+        f"turns, {PAIRS} of each; the ratio is that of the medians. Baseline: what rank 0 printed counts also where "
+        "torch then aborts in destroy_process_group, as torch 2.13 under torchrun does now and then."
     ),
     run=run,
 )

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from modal_magic import RankFailed, Session
-from modal_magic.session import Run
+from modal_magic.run import Run
 
 EVERY = range(4)
 

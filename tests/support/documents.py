@@ -79,11 +79,10 @@ def rooms() -> str:
 
     lines = ["| File | What it says | May import |", "| --- | --- | --- |"]
     for room in MAY_IMPORT:
-        inside = [name for name in FILES if room_of(name) == room and name not in MAY_IMPORT]
         if room in FILES:
             lines.append(row(room, doors(room)))
-        for name in inside:
-            lines.append(row(name, doors(room) if name.endswith("/__init__") else "as its room"))
+        inside = [name for name in FILES if room_of(name) == room and name not in MAY_IMPORT]
+        lines += [row(name, doors(room) if name.endswith("/__init__") else "as its room") for name in inside]
     ground = ", ".join(f"`{name}`" for name in MAY_IMPORT if name in GROUND)
     return "\n".join([*lines, "", f"The ground floor: {ground}."])
 

@@ -1,0 +1,129 @@
+"""One execution of a cell on some ranks, as its client sees it: wait for it, read it, interrupt it."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from typing import TYPE_CHECKING, Self
+
+from modal_magic import protocol as p
+from modal_magic.errors import RankFailed, RunInterrupted, SessionError, UsageError
+from modal_magic.ranges import name_ranks
+from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours, whereabouts
+from modal_magic.view.model import RankView, RunView
+
+if TYPE_CHECKING:
+    from modal_magic.session import Session
+
+__all__ = ["Run"]
+
+
+class Run:
+    """One execution of a cell on some ranks, as its client sees it."""
+
+    def __init__(self, session: Session, name: str) -> None:
+        self.session = session
+        self.view = RunView(name)
+        self._events: queue.SimpleQueue[p.Event | None] = queue.SimpleQueue()
+        self._over = threading.Event()
+        self._lost: SessionError | None = None
+
+    @property
+    def id(self) -> str:
+        """The run's id, unique in its session."""
+        return self.view.run
+
+    @property
+    def ranks(self) -> dict[int, RankView]:
+        """What is known of the run on each of its ranks: `run.ranks[2].output`."""
+        return self.view.ranks
+
+    @property
+    def status(self) -> str:
+        """`queued`, `running`, `done`, `failed` or `interrupted`."""
+        return self.view.status
+
+    @property
+    def done(self) -> bool:
+        """Whether the run is over on every rank."""
+        return self._over.is_set()
+
+    def wait(self, timeout: float | None = None) -> Self:
+        """Wait for the end of the run, and return it.
+
+        Raises RankFailed or RunInterrupted when that is how it ended, SessionClosed or GatewayLost when the session
+        went away, and TimeoutError after `timeout` seconds, when the run simply goes on.
+        """
+        if not self._over.wait(timeout):
+            raise TimeoutError(f"the run still goes on after {timeout:g} s")
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise what `wait` would raise of a run that is over."""
+        if self._lost is not None:
+            raise self._lost
+        if self.view.refusal:
+            raise UsageError(self.view.refusal)
+        if self.view.status == "failed":
+            sentence = strip_colours(failure_sentence(self.view))
+            raise RankFailed(sentence, self.view, tuple(failure_lines("RankFailed", self.view)))
+        if self.view.status == "interrupted":
+            raise RunInterrupted(self._interruption(), self.view)
+
+    def interrupt(self) -> None:
+        """Have all ranks leave the run. Asking twice does not make it worse."""
+        self.session.send(p.InterruptRun(self.id))
+
+    def events(self, patience: float | None) -> list[p.Event]:
+        """The events since the last call: waits up to `patience` seconds for the first. For views."""
+        found: list[p.Event] = []
+        with contextlib.suppress(queue.Empty):
+            event = self._events.get(timeout=patience)
+            while True:
+                if event is not None:
+                    found.append(event)
+                event = self._events.get_nowait()
+        return found
+
+    def settled(self, seconds: float) -> bool:
+        """Wait for the end of the run, for so many seconds. Whether it is over."""
+        return self._over.wait(seconds)
+
+    def _interruption(self) -> str:
+        places: dict[str, list[int]] = {}
+        for rank in self.view.ranks.values():
+            if rank.state == "interrupted":
+                places.setdefault(rank.where, []).append(rank.rank)
+        told = "; ".join(f"{name_ranks(ranks)} {whereabouts(place)}" for place, ranks in places.items())
+        lost = [rank.rank for rank in self.view.ranks.values() if rank.state == "lost"]
+        kept = (
+            f"{name_ranks(lost)} had to be killed, and the variables there are lost"
+            if lost
+            else "variables are kept on all ranks"
+        )
+        return f"the run was interrupted{f' ({told})' if told else ''}; {kept}"
+
+    # -- called by the session, in the loop's thread
+
+    def take(self, event: p.Event) -> None:
+        """An event of the run, or the loss of a rank."""
+        self.view.apply(event)
+        self._events.put(event)
+        if self.view.ended:
+            self._over.set()
+
+    def give_up(self, error: SessionError) -> None:
+        """The session is gone before the run was over."""
+        if not self._over.is_set():
+            self._lost = error
+            self.view.status = "failed"
+            self._over.set()
+            self._events.put(None)
+
+    def refuse(self, reason: str) -> None:
+        """The gateway would not have the run."""
+        self.view.refusal, self.view.status = reason, "failed"
+        self._over.set()
+        self._events.put(None)
