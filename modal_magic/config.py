@@ -42,6 +42,8 @@ def from_file(cwd: Path) -> dict[str, object]:
 
 
 def _settings(path: Path) -> dict[str, object]:
+    if not path.exists():  # an exception for each folder on the way up would cost more than an empty cell
+        return {}
     try:
         content = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

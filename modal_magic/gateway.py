@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import math
 import os
 import shutil
 import signal
@@ -28,6 +29,11 @@ __all__ = ["run_gateway"]
 
 BATCH_BYTES = 1024 * 1024
 """Records go to a client in batches of about this size, so that a small message never waits behind a large one."""
+
+
+PATIENT = p.RunQueued | p.Submitted | p.Started | p.Finished
+"""Events that nobody waits for: they go to clients with the next one that somebody does, or after the time below."""
+PATIENCE_SECONDS = 0.01
 
 
 @dataclass(slots=True)
@@ -99,6 +105,7 @@ class Gateway:
         self.nodes: dict[bytes, tuple[int, float]] = {}
         self.flows: dict[str, Flow] = {}
         self.withheld: set[int] = set()
+        self.broadcast_by = math.inf
         self.last_run: str | None = None
         self.ended: str | None = None
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -123,13 +130,14 @@ class Gateway:
                 self._beat(now)
             for timer in self.timers.fired(now):
                 self._handle(s.Fired(timer))
-            wake = min([next_beat, *self.timers.due.values()])
+            wake = min([next_beat, *self.timers.due.values(), self.broadcast_by])
             ready = poll(poller, wake - time.monotonic())
             if self.node_socket in ready:
                 self._drain(self.node_socket, self._from_node)
             if self.client_socket in ready:
                 self._drain(self.client_socket, self._from_client)
-            self._broadcast()
+            if time.monotonic() >= self.broadcast_by:
+                self._broadcast()
         return self.ended
 
     def close(self, reason: str) -> None:
@@ -272,6 +280,8 @@ class Gateway:
 
     def _record(self, event: p.Event) -> None:
         self.log.append(event, time.time())
+        patience = PATIENCE_SECONDS if isinstance(event, PATIENT) else 0.0
+        self.broadcast_by = min(self.broadcast_by, time.monotonic() + patience)
 
     def _record_output(self, event: p.Output) -> None:
         """Log text; what is past the limit of its run, from the start of a line, is not sent to clients."""
@@ -292,6 +302,7 @@ class Gateway:
     def _broadcast(self) -> None:
         """Bring every client up to date; one that cannot take more is tried again at the next turn."""
         newest = self.log.newest
+        self.broadcast_by = math.inf
         batches: dict[int, tuple[int, bytes]] = {}
         for identity, client in list(self.clients.items()):
             while client.sent < newest:
@@ -304,6 +315,7 @@ class Gateway:
                     batches[client.sent] = after, p.join(kept)
                 after, batch = batches[client.sent]
                 if not self._send(self.client_socket, identity, p.RECORDS, batch):
+                    self.broadcast_by = time.monotonic() + PATIENCE_SECONDS
                     break
                 client.sent = after
 

@@ -225,12 +225,14 @@ class Interrupted(Message):
 class Lost(Message):
     """The process of a rank is gone and its variables with it. `cause` is a phrase: `was killed by SIGKILL`.
 
-    `forced` says that its agent killed it, because it did not leave a run that it was told to leave.
+    `forced` says that its agent killed it, because it did not leave a run that it was told to leave; `replaced`, that a
+    fresh process takes its place.
     """
 
     rank: int
     cause: str
     forced: bool = False
+    replaced: bool = True
 
 
 class StackTaken(Message):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import json
 import re
 import shlex
@@ -127,12 +128,8 @@ def parse_line(line: str, options: Sequence[Option], positional: str | None = No
         # The line itself is not shown: IPython may have put the value of a variable into it.
         raise UsageError("a quote on the line is opened and not closed; close it, or put \\ before it") from None
     by_name = {option.name: option for option in options}
-    parser = _LineParser(add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS)
-    for flags, keywords in argument_specs(options):
-        # Left to `read_value`, whose messages say what to do.
-        parser.add_argument(*flags, **{key: value for key, value in keywords.items() if key != "choices"})
     try:
-        namespace, strays = parser.parse_known_args(words)
+        namespace, strays = _parser(tuple(options)).parse_known_args(words)
     except argparse.ArgumentError as error:
         option = next(option for option in options if "/".join(option.flags) == error.argument_name)
         wants = "takes no value" if option.switch else "needs a value"
@@ -149,6 +146,16 @@ def parse_line(line: str, options: Sequence[Option], positional: str | None = No
         advice = f"options start with --, as in {_spell_flag(example, example.example)}"
         raise _usage_error(f"unexpected word {_quote(strays[0])}; {advice}")
     return {name: read_value(by_name[name], value, _spell_flag) for name, value in given.items()}
+
+
+@functools.cache
+def _parser(options: tuple[Option, ...]) -> _LineParser:
+    # Kept, for making one takes longer than an empty cell on four ranks.
+    parser = _LineParser(add_help=False, allow_abbrev=False, exit_on_error=False, argument_default=argparse.SUPPRESS)
+    for flags, keywords in argument_specs(options):
+        # Choices are left to `read_value`, whose messages say what to do.
+        parser.add_argument(*flags, **{key: value for key, value in keywords.items() if key != "choices"})
+    return parser
 
 
 def _usage_error(message: str) -> UsageError:

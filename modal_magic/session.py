@@ -144,6 +144,10 @@ class Session:
                 f"the cell has {len(source) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in "
                 "a file and have the ranks read it"
             )
+        try:
+            source.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"the cell holds a character that is no text, at position {error.start}") from None
         if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < self.world_size]):
             raise UsageError(f"there is no {name_ranks(unknown)}: the session has ranks 0-{self.world_size - 1}")
         run = Run(self, uuid.uuid4().hex[:12])

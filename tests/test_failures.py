@@ -119,7 +119,9 @@ def test_a_failure_is_told_while_the_others_are_still_being_freed(book: Notebook
 def test_a_second_interrupt_does_no_harm(book: Notebook) -> None:
     began = time.monotonic()
     book.run(FOUR + "precious = rank")
-    sent = book.send(FOUR + "print('begun', flush=True)\nimport time\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(0.5)")
+    sent = book.send(
+        FOUR + "print('begun', flush=True)\nimport time\ntry:\n    time.sleep(60)\nfinally:\n    time.sleep(0.5)"
+    )
     book.wait_for(sent, "[rank 3] begun", began)
     for _ in range(3):
         book.manager.interrupt_kernel()

@@ -75,6 +75,8 @@ class Agent:
     workers: dict[int, Worker] = field(default_factory=dict)
     readers: dict[int, Callable[[], None]] = field(default_factory=dict)
     pending: list[bytes] = field(default_factory=list)
+    poller: zmq.Poller = field(default_factory=zmq.Poller)
+    watched: set[object] = field(default_factory=set)
     port_holder: socket.socket | None = None
     heard: float = field(default_factory=time.monotonic)
     leaving: str | None = None
@@ -101,19 +103,16 @@ class Agent:
 
     def turn(self, patience: float) -> None:
         """Wait for something to read and read it. Output is left in its pipe while the gateway is behind."""
-        poller = zmq.Poller()
-        poller.register(self.gateway, zmq.POLLIN)
         writable = readiness(self.gateway) & zmq.POLLOUT
-        for descriptor in self.readers:
-            poller.register(descriptor, zmq.POLLIN)
+        wanted: set[object] = {self.gateway, *self.readers}
         if writable:
-            for worker in self.workers.values():
-                for pipe in worker.pipes:
-                    if not pipe.ended:
-                        poller.register(pipe.descriptor, zmq.POLLIN)
+            # A pipe whose text waits for company is read when that is over: one that is flooded would wake us per line.
+            pipes = [pipe for worker in self.workers.values() for pipe in worker.pipes]
+            wanted.update(pipe.descriptor for pipe in pipes if not pipe.ended and pipe.flush_at is None)
         else:
             patience = min(patience, 0.005)
-        ready = poll(poller, patience)
+        self.watch(wanted)
+        ready = poll(self.poller, patience)
         if self.gateway in ready:
             self.from_gateway()
         for descriptor in [descriptor for descriptor in self.readers if descriptor in ready]:
@@ -122,6 +121,14 @@ class Agent:
         if writable:
             for worker in list(self.workers.values()):
                 self.read_output(worker, ready)
+
+    def watch(self, wanted: set[object]) -> None:
+        """Have the poller wait for these, touching only what has changed since the last turn."""
+        for gone in self.watched - wanted:
+            self.poller.unregister(gone)
+        for new in wanted - self.watched:
+            self.poller.register(new, zmq.POLLIN)
+        self.watched = wanted
 
     def deadlines(self) -> list[float]:
         """When something is due that no message will announce."""
@@ -138,6 +145,7 @@ class Agent:
                 self.kill(worker)
             for pipe in worker.pipes:
                 if pipe.flush_at is not None and now >= pipe.flush_at:
+                    pipe.read_all()
                     self.emit_output(worker, pipe.take(now), pipe.stream)
         if self.leaving is not None and now >= self.leave_by:
             self.leave_by = now + EXIT_SECONDS

@@ -12,7 +12,7 @@ __all__ = ["Channel"]
 
 
 class Channel:
-    """One end of a socket pair. Any thread may send; one thread receives.
+    """One end of a socket pair. Any thread may send and post; one thread receives.
 
     A class because a socket must be closed.
     """
@@ -21,6 +21,7 @@ class Channel:
         self.socket = connection
         self._lock = threading.Lock()
         self._buffer = bytearray()
+        self._posted = b""
         self._disowned = False
 
     def send(self, message: Message) -> None:
@@ -29,7 +30,20 @@ class Channel:
             return
         data = frame(message)
         with self._lock:
-            self.socket.sendall(data)
+            posted, self._posted = self._posted, b""
+            self.socket.sendall(posted + data if posted else data)
+
+    def post(self, message: Message) -> None:
+        """Leave a message to go out with the next one that is sent, or with `flush`."""
+        with self._lock:
+            self._posted += frame(message)
+
+    def flush(self) -> None:
+        """Send what was posted, if it has not gone out by now."""
+        with self._lock:
+            posted, self._posted = self._posted, b""
+            if posted and not self._disowned:
+                self.socket.sendall(posted)
 
     def receive(self) -> list[bytes] | None:
         """The messages that have come, waiting for some where the socket blocks. None: the other end is gone."""

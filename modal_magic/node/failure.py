@@ -46,7 +46,14 @@ def describe(error: BaseException, shown: list[str], kind: ErrorKind) -> RemoteE
         message = str(error)
     except Exception as broken:  # a user's __str__ may itself raise
         message = f"<its text could not be made: {type(broken).__name__}>"
-    return RemoteError(type(error).__name__, message[:20_000], lines[-400:], line, kind)
+    return RemoteError(
+        _sendable(type(error).__name__), _sendable(message[:20_000]), list(map(_sendable, lines[-400:])), line, kind
+    )
+
+
+def _sendable(text: str) -> str:
+    """A text without lone surrogates, which no message can carry: names of files that are not UTF-8 hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def where_interrupted(error: BaseException) -> str:

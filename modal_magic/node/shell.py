@@ -8,6 +8,7 @@ import base64
 import contextlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -158,6 +159,7 @@ def make_shell(publish: Publish, namespace: dict[str, Any]) -> RankShell:
     shell.configure(publish)
     shell.user_ns.update(namespace)
     shell.user_ns_hidden.update(namespace)
+    warnings.filterwarnings("ignore", message="To exit: use 'exit'")  # IPython's advice at each sys.exit of a script
     sys.argv = [""]
     if "" not in sys.path:
         sys.path.insert(0, "")

@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import queue
+import select
 import signal
 import socket
 import sys
@@ -29,6 +30,8 @@ from modal_magic.specs import WorkerSpec
 
 __all__ = ["run_worker"]
 
+POST_SECONDS = 0.003
+"""How long the word that a cell has begun waits for the word that it has ended."""
 POLITE_SECONDS = 0.1
 """How long a signal alone is tried on a rank before the connections of its process groups are cut."""
 
@@ -76,7 +79,8 @@ class Worker:
         began = time.monotonic()
         end: tuple[Any, ...] = ("interrupted", "before it began")
         if task.run not in self.unwanted:
-            self.channel.send(p.Started(self.rank, task.run))
+            # Most cells of a notebook end at once: then their beginning and their end are one message.
+            self.channel.post(p.Started(self.rank, task.run))
             self.framework.begin(task.run)
             self.running = task.run
             try:
@@ -107,7 +111,8 @@ class Worker:
         if isinstance(error, SystemExit):
             if isinstance(error.code, str):
                 print(error.code, file=sys.stderr)
-            return "finished", error.code if isinstance(error.code, int) else int(error.code is not None)
+            # What the system would make of it: eight bits.
+            return "finished", error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
         if self.was_freed(error):
             return "interrupted", where_interrupted(error)
         return "failed", describe(error, self.shell.shown, self.framework.kind_of(error))
@@ -130,7 +135,12 @@ class Worker:
 
     def listen(self) -> None:
         """Take what the agent says, for the life of the process; without an agent there is no rank."""
+        posted = False
         while True:
+            if posted and not select.select([self.channel.socket], [], [], POST_SECONDS)[0]:
+                posted = False
+                self.channel.flush()
+                continue
             messages = self.channel.receive()
             if messages is None:
                 os._exit(0)
@@ -149,6 +159,7 @@ class Worker:
                         self.inbox.put(task)
                     case _:
                         self.inbox.put(task)
+                        posted = True
 
     def interrupt(self, run: str) -> None:
         """Have the main thread leave a run, begun or not: by a signal, then by cutting what it waits for."""

@@ -164,7 +164,7 @@ class Machine:
         self.nodes.pop(gone.node_rank, None)
         for rank in self.plan.topology.ranks_of(gone.node_rank):
             if self.ranks[rank].state is not R.LOST:
-                event = p.Lost(rank, gone.cause)
+                event = p.Lost(rank, gone.cause, replaced=False)
                 self._do(Log(event))
                 self._lost(event)
         if not self.nodes:
@@ -276,6 +276,9 @@ class Machine:
             reason = f"the node of {name_ranks(away)} is gone: %modal_stop ends the session, the next cell starts anew"
             self._do(Answer(client, p.Refused(request.request, reason)))
             return
+        if not chosen:
+            self._do(Answer(client, p.Done(request.request)))
+            return
         self.restarts.append((client, request.request))
         self.group_attempts, self.group_trouble = 0, ""
         for rank in chosen:
@@ -354,6 +357,8 @@ class Machine:
         ]
         together, before = len(coming) == len(lost), self.together
         self.together = together
+        if coming:
+            self.group_attempts, self.group_trouble = 0, ""  # another rank, another chance
         if coming and together and self.plan.grouped:
             self._regroup()
         elif coming and self.state is not S.LAUNCHING:

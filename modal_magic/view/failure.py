@@ -49,7 +49,8 @@ def headline(run: RunView) -> str:
     ranks = [run.ranks[number] for number in run.failing]
     ranks.sort(key=lambda rank: rank.error is not None and 1 + (rank.error.kind == "communication"))
     left = [rank.rank for rank in run.ranks.values() if rank.state in ("queued", "running")]
-    return f"{_cause(*_groups(ranks)[0])}. Freeing {name_ranks(left)}."
+    freeing = f" Freeing {name_ranks(left)}." if left else ""
+    return f"{_cause(*_groups(ranks)[0])}.{freeing}"
 
 
 def whereabouts(where: str) -> str:
@@ -80,7 +81,8 @@ def failure_sentence(run: RunView) -> str:
     lost = [rank.rank for rank in run.ranks.values() if rank.state == "lost"]
     kept = [rank.rank for rank in run.ranks.values() if rank.state != "lost"]
     if lost:
-        again = f"{name_ranks(lost)} {_be(lost)} started again without variables"
+        replaced = all(run.ranks[number].replaced for number in lost)
+        again = f"{name_ranks(lost)} {_be(lost)} {'started again without variables' if replaced else 'gone for now'}"
         sentences.append(
             f"{again}; {name_ranks(kept)} {'keeps its' if len(kept) == 1 else 'keep their'} own" if kept else again
         )

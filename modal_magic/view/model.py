@@ -19,6 +19,7 @@ class RankView:
     exit_code: int | None = None
     error: p.RemoteError | None = None
     lost: str = ""
+    replaced: bool = True
     where: str = ""
     displays: list[p.Display] = field(default_factory=list)
     chunks: list[p.Output] = field(default_factory=list)
@@ -75,6 +76,7 @@ class RunView:
             if event.rank in self.ranks and not self.ended and self.ranks[event.rank].state in ("queued", "running"):
                 self.ranks[event.rank].state = "lost"
                 self.ranks[event.rank].lost = event.cause
+                self.ranks[event.rank].replaced = event.replaced
                 self.failing.append(event.rank)
             return
         if getattr(event, "run", None) != self.run:
