@@ -7,6 +7,7 @@ Of these layers, each wins over what is to the left of it:
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 import tomllib
@@ -42,8 +43,16 @@ def from_file(cwd: Path) -> dict[str, object]:
 
 
 def _settings(path: Path) -> dict[str, object]:
-    if not path.exists():  # an exception for each folder on the way up would cost more than an empty cell
+    try:
+        found = path.stat()
+    except OSError:  # not there, or not to be read by us
         return {}
+    return _parsed(path, found.st_mtime_ns, found.st_size)
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(path: Path, changed: int, size: int) -> dict[str, object]:
+    # Kept until the file changes: parsing a pyproject.toml takes longer than an empty cell on four ranks.
     try:
         content = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -24,6 +24,7 @@ SOURCES = {path: path.read_text(encoding="utf-8") for path in sorted(Path(modal_
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+TOLD_EARLY = re.compile(r"rank \d+ raised .* at cell line \d+\.( Freeing ranks? \S+)?")
 VARYING = ((r"\bpid \d+", "pid N"), (r"\bup \S+ s\b", "up T"), (r"session-\d+", "session-N"), (r"In\[\d+\]", "In[N]"))
 
 
@@ -146,7 +147,7 @@ def comparable(text: str) -> list[str]:
     for varying, constant in VARYING:
         text = re.sub(varying, constant, text)
     lines = (line.rstrip() for line in text.splitlines())
-    return sorted(line for line in lines if line and ". Freeing rank" not in line)
+    return sorted(line for line in lines if line and not TOLD_EARLY.fullmatch(line))
 
 
 def told(shown: Shown) -> str:

@@ -789,7 +789,7 @@ def test_a_node_that_goes_away_takes_its_ranks_with_it() -> None:
     rig.run("a")
     rig.play()
     effects = rig.feed(s.NodeGone(1, "was preempted"))
-    assert rig.logged(p.Lost, effects) == [p.Lost(2, "was preempted"), p.Lost(3, "was preempted")]
+    assert rig.logged(p.Lost, effects) == [p.Lost(rank, "was preempted", replaced=False) for rank in (2, 3)]
     rig.fire("verdict")
     rig.play()
     assert rig.ends == [("a", "failed", [2, 3])]
