@@ -106,6 +106,7 @@ class Gateway:
         self.flows: dict[str, Flow] = {}
         self.withheld: set[int] = set()
         self.broadcast_by = math.inf
+        self.noticed: set[str] = set()
         self.last_run: str | None = None
         self.ended: str | None = None
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -196,6 +197,10 @@ class Gateway:
         if isinstance(event, p.Output):
             self._record_output(event)
             return
+        if isinstance(event, p.Notice):
+            if event.text in self.noticed:  # nodes that share a machine have the same to say
+                return
+            self.noticed.add(event.text)
         self._record(event)
         if isinstance(event, p.RankEvent):  # the machine wants to hear these; the others are only logged
             self._handle(event)

@@ -157,19 +157,17 @@ class ModalMagics(Magics):
     def get_session(self, given: Mapping[str, object]) -> Session:
         """The session that a line means: an existing one of the right shape, or a new one."""
         name = given.get("session") or self.current
+        known = self.sessions.get(name) if isinstance(name, str) else None
         session = self.living(name) if isinstance(name, str) else None
         if session is None:
-            return self.start(given, given.get("session"))
+            # What takes the place of a session that has ended is as that one was, but for what the line says.
+            return self.start(self.wanted(known, given) if known is not None else given, given.get("session"))
         if not differences(given, session.shape):
             if given.get("restart"):
                 session.restart()
             self.current = session.name
             return session
-        # What the line does not name stays as it is.
-        shape = session.shape
-        wanted = {**{option: getattr(shape, option) for option in SHAPE}, **given}
-        if not {"nproc_per_node"} & given.keys() and "gpu" in given:
-            del wanted["nproc_per_node"]
+        wanted, shape = self.wanted(session, given), session.shape
         if not given.get("restart"):
             asked = resolve({key: wanted[key] for key in SHAPE & wanted.keys()}).shape()
             raise UsageError(
@@ -179,6 +177,14 @@ class ModalMagics(Magics):
         session.stop()
         self.forget(session.name)
         return self.start(wanted, session.name)
+
+    @staticmethod
+    def wanted(session: Session, given: Mapping[str, object]) -> dict[str, object]:
+        """What a line asks for, the rest of the shape being as the session has it."""
+        wanted = {**{option: getattr(session.shape, option) for option in SHAPE}, **given}
+        if "gpu" in given and "nproc_per_node" not in given:
+            del wanted["nproc_per_node"]  # it was made for other GPUs
+        return wanted
 
     def living(self, name: str) -> Session | None:
         """The session of this name if there is one; one that has ended is forgotten, and that is said."""
@@ -191,7 +197,7 @@ class ModalMagics(Magics):
             self.forget(name)
             if isinstance(error, GatewayLost):
                 registry.forget(name)
-            self.say(f"{error}. A new session is started")
+            self.say(f"{error}. A new session of the same shape is started")
             return None
 
     def start(self, given: Mapping[str, object], name: object) -> Session:

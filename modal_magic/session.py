@@ -365,6 +365,10 @@ class Session:
                 self._up.set()
             if event.state == "degraded" and event.reason:
                 self.notices.put(event.reason)
+            elif event.state == "closing":
+                for run in self._runs.values():
+                    run.give_up(SessionClosed(f"session {self.name!r} is closed: {event.reason}"))
+                self._runs.clear()
         name = getattr(event, "run", None)
         if name in self._runs:
             run = self._runs[name]
@@ -393,7 +397,7 @@ class Session:
         self._resources.loop.send(self._link, p.Attach(p.VERSION, self._client, self._seen))
         lost = GatewayLost(
             f"the gateway of session {self.name!r} does not answer any more: its ranks end by themselves, and their "
-            f"variables are lost. The next cell starts a new session"
+            "variables are lost"
         )
         self._giving_up = threading.Timer(LOST_SECONDS - p.SILENCE_SECONDS, self._shut, [lost])
         self._giving_up.daemon = True

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.support.notebook import Notebook
+from tests.support.notebook import Notebook, notebook
 
 pytestmark = pytest.mark.kernel
 
@@ -167,3 +167,13 @@ def test_unloading_leaves_no_magic_and_no_thread(fresh_book: Notebook) -> None:
     assert "not found" in fresh_book.run("%modal_status").stderr
     fresh_book.run("%load_ext modal_magic")
     assert not fresh_book.run("%modal_status").error
+
+
+def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape(fresh_book: Notebook) -> None:
+    fresh_book.run("%%modal_distributed --replicas 2 --backend local --framework none --session mine\nx = 1")
+    with notebook() as other:
+        other.run("%load_ext modal_magic")
+        assert other.run("%modal_stop mine").stdout == "mine is stopped\n"
+    shown = fresh_book.run("%%modal_distributed\nprint(world_size, 'x' in globals())")
+    assert "is closed: it was stopped. A new session of the same shape is started" in shown.stdout
+    assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2 False", "[rank 1] 2 False"]

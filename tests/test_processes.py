@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modal_magic import GatewayLost, RankFailed, Session, SessionError, registry
+from modal_magic import GatewayLost, RankFailed, Session, SessionClosed, SessionError, registry
 from modal_magic.backends.local import LocalBackend
 from modal_magic.session import Resources
 from tests.support.notebook import notebook
@@ -213,3 +213,20 @@ def test_ranks_live_on_without_their_zygote_and_it_is_said(resources: Resources,
     assert session.run("x").wait(30).ranks[1].result == "1"
     session.stop()
     assert gone(pids)
+
+
+def test_a_session_that_another_client_stops_says_so_to_whoever_waits(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, replicas=2, backend="local", framework="none")
+    run = session.run("import time; time.sleep(1000)")
+    other = Session.attach(session.name, resources)
+    other.stop()
+    with pytest.raises(SessionClosed, match="is closed: it was stopped"):
+        run.wait(10)
+    session.stop()
+
+
+def test_a_group_that_cannot_be_formed_is_named_with_its_reason(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, replicas=2, backend="local", env={"GLOO_SOCKET_IFNAME": "nope0"})
+    with pytest.raises(SessionClosed, match=r"rank \d could not join the process group"):
+        session.run("1").wait(60)
+    session.stop()

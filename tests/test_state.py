@@ -913,14 +913,14 @@ def test_a_stopped_session_is_closed_once_every_node_has_left() -> None:
     assert rig.logged(p.SessionChanged, effects) == [p.SessionChanged("closing", 1, "it was stopped")]
     rig.leaving.clear()
     assert rig.feed(s.NodeGone(0, "stopped")) == []
-    assert rig.feed(s.NodeGone(1, "stopped"))[-1] == s.End("stopped")
+    assert rig.feed(s.NodeGone(1, "stopped"))[-1] == s.End("it was stopped")
 
 
 def test_a_stopped_session_does_not_wait_for_ever_for_its_nodes() -> None:
     rig = Rig(2, 1).ready()
     rig.ask(p.Stop("it was stopped"))
     rig.feed(s.NodeGone(0, "stopped"))
-    assert rig.fire("closing")[-1] == s.End("stopped; not every node said goodbye")
+    assert rig.fire("closing")[-1] == s.End("it was stopped; not every node said goodbye")
     assert rig.machine.state is S.CLOSED
 
 

@@ -268,7 +268,7 @@ class Agent:
         for variable, value in self.network.items():
             spec.place.environment.setdefault(variable, value)
         if self.zygote is None:
-            self.emit(p.Lost(rank, "cannot be started: the zygote of its node is gone"))
+            self.emit(p.Lost(rank, "cannot be started: the zygote of its node is gone", replaced=False))
             return
         control, control_there = socket.socketpair()
         lifeline, lifeline_there = socket.socketpair()
@@ -358,7 +358,7 @@ class Agent:
         if self.workers.get(worker.rank) is worker:
             del self.workers[worker.rank]
         if self.leaving is None:
-            self.emit(p.Lost(worker.rank, worker.verdict or cause, worker.forced))
+            self.emit(p.Lost(worker.rank, worker.verdict or cause, worker.forced, self.zygote is not None))
         self.leave_when_empty()
 
     # -- the zygote
@@ -371,9 +371,10 @@ class Agent:
             self.readers.pop(self.zygote.socket.fileno(), None)
             self.zygote.close()
             self.zygote = None
-            where = f"the zygote of node {self.spec.node_rank} is gone"
             self.emit(
-                p.Notice(f"{where}: ranks go on, but one that dies cannot be started again. %modal_stop, then anew")
+                p.Notice(
+                    "the zygote is gone: ranks go on, but one that dies cannot be started again. %modal_stop, then anew"
+                )
             )
             for worker in list(self.workers.values()):
                 if worker.channel.socket.fileno() not in self.readers:

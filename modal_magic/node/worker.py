@@ -30,7 +30,7 @@ from modal_magic.specs import WorkerSpec
 
 __all__ = ["run_worker"]
 
-POST_SECONDS = 0.003
+POST_SECONDS = 0.02
 """How long the word that a cell has begun waits for the word that it has ended."""
 POLITE_SECONDS = 0.1
 """How long a signal alone is tried on a rank before the connections of its process groups are cut."""

@@ -80,6 +80,7 @@ class Machine:
         self.together = True
         self.group_attempts = 0
         self.group_trouble = ""
+        self.closing_reason = ""
         self._lease_runs = False
         self._effects: list[Effect] = []
 
@@ -409,8 +410,9 @@ class Machine:
     # -- the end
 
     def _begin_closing(self, reason: str) -> None:
+        self.closing_reason = reason
+        self._enter(S.CLOSING, reason)  # first of all: it is why runs end now
         self._abandon()
-        self._enter(S.CLOSING, reason)
         if not self.nodes:
             self._close(reason)
             return
@@ -425,9 +427,9 @@ class Machine:
             case NodeGone(node_rank=node_rank):
                 self.nodes.pop(node_rank, None)
                 if not self.nodes:
-                    self._close("stopped")
+                    self._close(self.closing_reason)
             case Fired(timer="closing"):
-                self._close("stopped; not every node said goodbye")
+                self._close(f"{self.closing_reason}; not every node said goodbye")
             case Asked(client=client, request=p.Run(task=p.Execute(run=name)) | p.Restart(request=name)):
                 self._do(Answer(client, p.Refused(name, "the session is closing")))
 

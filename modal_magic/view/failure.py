@@ -30,6 +30,14 @@ def _groups(ranks: Iterable[RankView]) -> list[tuple[list[int], RankView]]:
     return list(found.values())
 
 
+def _told_apart(culprits: list[RankView]) -> tuple[list[RankView], list[int]]:
+    """The ranks that failed of themselves, and those that only lost the connection to them."""
+    causes = [rank for rank in culprits if rank.error is None or rank.error.kind != "communication"]
+    if not causes:
+        return culprits, []
+    return causes, [rank.rank for rank in culprits if rank not in causes]
+
+
 def _be(ranks: list[int]) -> str:
     return "is" if len(ranks) == 1 else "are"
 
@@ -97,7 +105,8 @@ def failure_sentence(run: RunView) -> str:
 def failure_lines(name: str, run: RunView) -> list[str]:
     """The lines that a notebook shows: each different remote traceback once, then the sentence."""
     lines: list[str] = []
-    for numbers, rank in _groups(run.ranks[number] for number in run.culprits if number in run.ranks):
+    causes, _ = _told_apart([run.ranks[number] for number in run.culprits if number in run.ranks])
+    for numbers, rank in _groups(causes):
         if rank.error is not None:
             lines += [f"{RED}[{name_ranks(numbers)}]{RESET}", *rank.error.traceback, ""]
     return [*lines, f"{RED}{name}{RESET}: {failure_sentence(run)}"]
