@@ -8,7 +8,7 @@ READY := $(VENV)/ready
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
-.PHONY: demo test lab lint bench clean help
+.PHONY: demo test lab lint tools bench clean help
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -28,13 +28,17 @@ demo: $(READY) ## run notebooks/01_digits_ddp.ipynb on 4 local ranks, in a real 
 lab: $(READY) ## open the notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/01_digits_ddp.ipynb
 
-test: lint ## all that CI runs
+test: lint tools ## all that CI runs
 	$(BIN)/python -m pytest
 
 lint: $(READY) ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The tests on two network namespaces need `ip` and root; without root they are left out, but never in CI.
+tools:
+	@command -v ip >/dev/null || test "$$(id -u)" != 0 || (apt-get update -qq && apt-get install -y -qq iproute2 >/dev/null)
 
 bench: $(READY) ## measure against the peers, and write docs/benchmarks.md
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -58,8 +58,8 @@ PASSES = Bench(
     limit=120,
     how=(
         "A real kernel; the client's clock runs from sending the cell to the kernel's idle. `%%modal_distributed` with "
-        f"`pass` {COUNT} times in a row, then a bare `pass` as often, each after {WARM_UP} that are not counted; p50 of "
-        "the one less p50 of the other. Likewise `%%px` of ipyparallel in a kernel of its own."
+        f"`pass` {COUNT} times in a row, then a bare `pass` as often, each after {WARM_UP} that are not counted; p50"
+        " of the one less p50 of the other. Likewise `%%px` of ipyparallel in a kernel of its own."
     ),
     run=run,
 )
