@@ -122,7 +122,7 @@ class ModalMagics(Magics):
         for rank, stream, text in lines:
             print(f"[rank {rank}] {text}", file=sys.stdout if stream == "stdout" else sys.stderr)
         if not lines:
-            self.say("the last run wrote nothing")
+            self.say("the last run printed nothing; values and tracebacks are shown in its cell alone")
 
     @line_magic
     @options_of("modal_restart")
@@ -208,7 +208,11 @@ class ModalMagics(Magics):
                 "No Modal token is configured, so the ranks run on this machine. `modal token new` changes that; "
                 "--backend local says that it is meant."
             )
+        others = registry.names()
         session = Session.start(self.resources, options)
+        if others:  # it may be that one of these was meant
+            there = f"--session NAME goes to one that is there: {', '.join(others)}"
+            print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
         self.sessions[session.name] = session
         self.current = session.name
         return session

@@ -398,7 +398,7 @@ def status(*ranks: p.RankStatus, **changes: Any) -> p.Status:
 def test_ranks_that_agree_share_a_line() -> None:
     ranks = [p.RankStatus(number, number // 2, "idle", 100 + number, None, "cpu") for number in range(4)]
     assert status_lines(status(*ranks), "2 × 2 ranks") == [
-        "train: ready, 4 ranks, up 12 s, 1 kernel attached, lease 30:00, not running",
+        "train: ready, 4 ranks, up 12 s, 1 kernel attached, lease of 30:00 not begun",
         "  shape 2 × 2 ranks",
         "  ranks 0-1 on node 0: idle on cpu, pid 100, 101",
         "  ranks 2-3 on node 1: idle on cpu, pid 102, 103",

@@ -131,9 +131,9 @@ class LocalBackend:
         except BaseException as error:
             for zygote in zygotes:
                 zygote.let_go()
-            if isinstance(error, SessionError):
+            if isinstance(error, SessionError) or not isinstance(error, Exception):  # an interrupt stays one
                 raise
-            raise SessionError(f"the session could not be started: {error}") from error
+            raise SessionError(f"the session could not be started: {type(error).__name__}: {error}") from error
         self._serving[plan.session] = zygotes
         return reached
 

@@ -160,7 +160,7 @@ def make_shell(publish: Publish, namespace: dict[str, Any]) -> RankShell:
     shell.user_ns.update(namespace)
     shell.user_ns_hidden.update(namespace)
     warnings.filterwarnings("ignore", message="To exit: use 'exit'")  # IPython's advice at each sys.exit of a script
-    sys.argv = [""]
+    sys.argv = ["cell"]  # what argparse calls a script
     if "" not in sys.path:
         sys.path.insert(0, "")
     return shell

@@ -72,6 +72,10 @@ def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
             held = bool(waiting) or view.holding or (run.view.failing and not told)
             events = run.events(0.0 if over else turn_seconds if held else IDLE_SECONDS)
             last_turn = time.monotonic() if events else 0.0
+            for event in events:
+                if isinstance(event, p.RunQueued) and event.position:
+                    before = f"{event.position} run{'s' * (event.position != 1)}"
+                    _show(("stderr", f"waiting for {before} of this session; an interrupt takes this cell out again\n"))
             for part in view.turn(events, last=over).parts:
                 waiting.extend(_pieces(part))
             while waiting and allowance.take(_size(waiting[0])):

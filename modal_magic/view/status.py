@@ -22,7 +22,7 @@ def seconds_in_words(seconds: float) -> str:
 def status_lines(status: Status, shape: str) -> list[str]:
     """What a session is and how its ranks are; ranks that agree share a line."""
     lease = (
-        f"lease {seconds_in_words(status.lease)}, not running"
+        f"lease of {seconds_in_words(status.lease)} not begun"
         if status.lease_left is None
         else f"lease runs out in {seconds_in_words(status.lease_left)}"
     )
