@@ -401,4 +401,4 @@ def run_gateway(spec: GatewaySpec, store: p.Store | None, announce: Callable[[Ga
         reason = gateway.serve()
     finally:
         gateway.close(reason)
-        shutil.rmtree(spec.folder, ignore_errors=True)
+    shutil.rmtree(spec.folder, ignore_errors=True)  # after a failure it stays, with what was written to stderr

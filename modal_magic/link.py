@@ -154,7 +154,7 @@ class Loop:
         self._jobs: deque[Callable[[], None]] = deque()
         self._links: set[Link] = set()
         self._poller = zmq.Poller()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may send while its own thread does
         self._thread: threading.Thread | None = None
         self._waker: zmq.Socket[bytes] | None = None
         self._owner = os.getpid()
@@ -252,7 +252,8 @@ class Loop:
             ready = poll(self._poller, next_beat - time.monotonic())
             if ready.pop(bell, None):
                 bell.recv()
-                self._jobs.popleft()()
+                while self._jobs:
+                    self._jobs.popleft()()
             for link in [link for link in self._links if link.socket in ready]:
                 self._receive(link)
         for link in list(self._links):

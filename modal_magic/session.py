@@ -355,7 +355,7 @@ class Session:
         self._seen = record.sequence
         event = record.event
         if isinstance(event, p.Lost):
-            for run in self._runs.values():
+            for run in list(self._runs.values()):
                 run.take(event)
         elif isinstance(event, p.Notice):
             self.notices.put(event.text)
@@ -366,7 +366,7 @@ class Session:
             if event.state == "degraded" and event.reason:
                 self.notices.put(event.reason)
             elif event.state == "closing":
-                for run in self._runs.values():
+                for run in list(self._runs.values()):
                     run.give_up(SessionClosed(f"session {self.name!r} is closed: {event.reason}"))
                 self._runs.clear()
         name = getattr(event, "run", None)

@@ -37,7 +37,10 @@ def kill_group(pid: int) -> None:
 
 
 def kill_strays(known: set[int]) -> None:
-    """Kill the children of this process that are not `known`: they came here when the worker that made them ended."""
+    """Kill the children of this process that are not `known` and not of the session of one that is.
+
+    They came here when the process that made them ended; what a living worker has left in the background is its own.
+    """
     if sys.platform != "linux":
         return
     children = Path(f"/proc/self/task/{os.getpid()}/children")
@@ -46,8 +49,9 @@ def kill_strays(known: set[int]) -> None:
     except OSError:
         return
     for pid in map(int, found):
-        if pid not in known:
-            kill_process(pid)
+        with contextlib.suppress(ProcessLookupError):
+            if pid not in known and os.getsid(pid) not in known:
+                kill_process(pid)
 
 
 def die_with(lifeline: socket.socket) -> None:

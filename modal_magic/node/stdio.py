@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import ctypes
 import getpass
 import io
 import os
@@ -10,6 +11,10 @@ import sys
 from typing import NoReturn
 
 __all__ = ["NoKeyboardError", "redirect"]
+
+
+LINE_BUFFERED = 1
+"""_IOLBF of stdio.h."""
 
 
 class NoKeyboardError(EOFError):
@@ -25,6 +30,7 @@ def redirect(rank: int, stdout: int, stderr: int) -> None:
     for source, target in ((devnull, 0), (stdout, 1), (stderr, 2)):
         os.dup2(source, target)
         os.close(source)
+    _buffer_lines_of_c()
     stdin = open(0, closefd=False)  # noqa: SIM115 - it lives as long as the process
     for name, stream in (("stdin", stdin), ("stdout", _line_writer(1)), ("stderr", _line_writer(2))):
         for attribute in (name, f"__{name}__"):
@@ -43,3 +49,11 @@ def redirect(rank: int, stdout: int, stderr: int) -> None:
 def _line_writer(descriptor: int) -> io.TextIOWrapper:
     raw = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - it lives as long as the process
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def _buffer_lines_of_c() -> None:
+    """Have C's stdout go out line by line, as to a terminal: into a pipe it would wait for 4 kB (setvbuf(3), Linux)."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        libc.setvbuf.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, ctypes.c_size_t]
+        libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdout"), None, LINE_BUFFERED, 0)

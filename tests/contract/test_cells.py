@@ -112,7 +112,6 @@ def test_what_c_code_and_children_write_is_heard(ranks: Session) -> None:
         subprocess.run(["echo", "from a child"])
         libc = ctypes.CDLL(None)
         libc.printf(b"from printf\\n")
-        libc.fflush(None)
         !echo from the shell
         """,
     )
