@@ -1,31 +1,26 @@
-"""The gateway: performs the machine's effects, keeps the log, serves clients and nodes. One process, one loop."""
+"""The gateway: performs the machine's effects, keeps the log, serves clients and nodes. No socket, no thread."""
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import math
-import os
-import shutil
-import signal
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
-import zmq
 
 from modal_magic import protocol as p
 from modal_magic import state as s
 from modal_magic.lines import read_lines
-from modal_magic.link import Keys, allow_only, poll, readiness, serve
 from modal_magic.log import EventLog
-from modal_magic.specs import GatewaySpec, GatewayUp
+from modal_magic.specs import GatewaySpec
 from modal_magic.topology import Topology
 
-__all__ = ["run_gateway"]
+__all__ = ["Door", "Gateway"]
 
 BATCH_BYTES = 1024 * 1024
 """Records go to a client in batches of about this size, so that a small message never waits behind a large one."""
@@ -81,11 +76,29 @@ class Timers:
         return names
 
 
-class Gateway:
-    """One session's truth and door. A class because sockets and a file must be closed."""
+class Door(Protocol):
+    """Where peers come in and where their messages go out."""
 
-    def __init__(self, spec: GatewaySpec, store: p.Store | None) -> None:
+    def send(self, identity: bytes, *frames: bytes) -> bool:
+        """Send a message to a peer. False when it cannot take more now; one that is away is as good as told."""
+        ...
+
+    def waiting(self) -> bool:
+        """Whether a message lies here that nobody has read."""
+        ...
+
+
+class Gateway:
+    """One session's truth. `serving` gives it what comes in, the time (monotonic seconds) and its turns.
+
+    A class because a file must be closed.
+    """
+
+    def __init__(
+        self, spec: GatewaySpec, store: p.Store | None, clients: Door, nodes: Door, now: Callable[[], float]
+    ) -> None:
         self.spec = spec
+        self.client_door, self.node_door, self.now = clients, nodes, now
         topology = Topology(spec.nodes, spec.ranks_per_node)
         self.machine = s.Machine(
             s.Plan(
@@ -99,7 +112,8 @@ class Gateway:
             )
         )
         self.log = EventLog(Path(spec.folder) / "events.log")
-        self.began = time.monotonic()
+        self.began = now()
+        self.next_beat = self.began
         self.timers = Timers()
         self.clients: dict[bytes, Client] = {}
         self.nodes: dict[bytes, tuple[int, float]] = {}
@@ -109,80 +123,46 @@ class Gateway:
         self.noticed: set[str] = set()
         self.last_run: str | None = None
         self.ended: str | None = None
-        self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.authenticator = allow_only(self.context, {"clients": [spec.client_key], "nodes": [spec.node_key]})
-        keys = Keys(spec.public_key, spec.secret_key)
-        self.client_socket, self.client_port = serve(self.context, spec.host, keys, "clients")
-        self.node_socket, self.node_port = serve(self.context, spec.host, keys, "nodes")
-
-    # -- the loop
-
-    def serve(self) -> str:
-        """Serve until the machine says that the session is closed; returns why it is."""
-        poller = zmq.Poller()
-        poller.register(self.client_socket, zmq.POLLIN)
-        poller.register(self.node_socket, zmq.POLLIN)
-        next_beat = 0.0
         self._handle(s.Attendance(0))
-        while self.ended is None:
-            now = time.monotonic()
-            if now >= next_beat:
-                next_beat = now + p.BEAT_SECONDS
-                self._beat(now)
-            for timer in self.timers.fired(now):
-                self._handle(s.Fired(timer))
-            wake = min([next_beat, *self.timers.due.values(), self.broadcast_by])
-            ready = poll(poller, wake - time.monotonic())
-            if self.node_socket in ready:
-                self._drain(self.node_socket, self._from_node)
-            if self.client_socket in ready:
-                self._drain(self.client_socket, self._from_client)
-            if time.monotonic() >= self.broadcast_by:
-                self._broadcast()
-        return self.ended
+
+    # -- the loop's side
+
+    def due(self) -> float:
+        """When `turn` has something to do that no message brings."""
+        return min([self.next_beat, *self.timers.due.values(), self.broadcast_by])
+
+    def turn(self) -> None:
+        """Do what is due: beats, timers, and records that clients wait for."""
+        now = self.now()
+        if now >= self.next_beat:
+            self.next_beat = now + p.BEAT_SECONDS
+            self._beat(now)
+        for timer in self.timers.fired(now):
+            self._handle(s.Fired(timer))
+        if self.now() >= self.broadcast_by:
+            self._broadcast()
 
     def close(self, reason: str) -> None:
-        """Say goodbye to every client and leave nothing behind."""
+        """Say goodbye to every client and leave no file."""
         for identity in self.clients:
-            self._send(self.client_socket, identity, p.encode(p.Closed(reason)))
-        self.client_socket.close(linger=500)
-        self.node_socket.close(linger=500)
-        self.authenticator.stop()
-        self.context.term()
+            self.client_door.send(identity, p.encode(p.Closed(reason)))
         self.log.close()
-
-    def _drain(self, socket: zmq.Socket[bytes], take: Callable[[bytes, list[bytes]], None]) -> None:
-        for _ in range(200):
-            try:
-                identity, *frames = socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            with contextlib.suppress(*p.NOISE):  # it costs the peer the message, and the session nothing
-                take(identity, frames)
-
-    def _send(self, socket: zmq.Socket[bytes], identity: bytes, *frames: bytes) -> bool:
-        try:
-            socket.send_multipart([identity, *frames], zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            return error.errno == zmq.EHOSTUNREACH
-        return True
 
     # -- nodes
 
-    def _from_node(self, identity: bytes, frames: list[bytes]) -> None:
+    def from_node(self, identity: bytes, frames: list[bytes]) -> None:
+        """Take a message of an agent. Raises one of `protocol.NOISE` when it is none."""
         if len(frames) != 1:
             return
         report = p.decode_report(frames[0])
         if isinstance(report, p.Joined):
             if report.version != p.VERSION or not 0 <= report.node_rank < self.spec.nodes:
                 return
-            self.nodes[identity] = (report.node_rank, time.monotonic())
+            self.nodes[identity] = (report.node_rank, self.now())
             self._handle(s.NodeJoined(report.node_rank, report.address, report.port, report.accelerators, report.cores))
         elif identity in self.nodes:
             node_rank, _ = self.nodes[identity]
-            self.nodes[identity] = (node_rank, time.monotonic())
+            self.nodes[identity] = (node_rank, self.now())
             if isinstance(report, p.Happened):
                 for event in report.events:
                     self._take(node_rank, event)
@@ -207,11 +187,12 @@ class Gateway:
 
     # -- clients
 
-    def _from_client(self, identity: bytes, frames: list[bytes]) -> None:
+    def from_client(self, identity: bytes, frames: list[bytes]) -> None:
+        """Take a message of a client. Raises one of `protocol.NOISE` when it is none."""
         if len(frames) != 1:
             return
         request = p.decode_request(frames[0])
-        now = time.monotonic()
+        now = self.now()
         if isinstance(request, p.Attach):
             self._attach(identity, request, now)
             return
@@ -235,7 +216,7 @@ class Gateway:
             case p.AskStack():
                 for node, (node_rank, _) in self.nodes.items():
                     ranks = list(self.machine.plan.topology.ranks_of(node_rank))
-                    self._send(self.node_socket, node, p.encode(p.StackRanks(ranks, request.request)))
+                    self.node_door.send(node, p.encode(p.StackRanks(ranks, request.request)))
             case p.Detach():
                 del self.clients[identity]
                 self._handle(s.Attendance(len(self.clients)))
@@ -251,10 +232,10 @@ class Gateway:
         self._handle(s.Attendance(len(self.clients)))
 
     def _reply(self, identity: bytes, reply: p.Reply) -> None:
-        self._send(self.client_socket, identity, p.encode(reply))
+        self.client_door.send(identity, p.encode(reply))
 
     def _status(self, request: str) -> p.Status:
-        machine, now = self.machine, time.monotonic()
+        machine, now = self.machine, self.now()
         run = machine.active.run if machine.active is not None else None
         lease = self.timers.due.get("lease")
         return p.Status(
@@ -286,7 +267,7 @@ class Gateway:
     def _record(self, event: p.Event) -> None:
         self.log.append(event, time.time())
         patience = PATIENCE_SECONDS if isinstance(event, PATIENT) else 0.0
-        self.broadcast_by = min(self.broadcast_by, time.monotonic() + patience)
+        self.broadcast_by = min(self.broadcast_by, self.now() + patience)
 
     def _record_output(self, event: p.Output) -> None:
         """Log text; what is past the limit of its run, from the start of a line, is not sent to clients."""
@@ -319,8 +300,8 @@ class Gateway:
                     ]
                     batches[client.sent] = after, p.join(kept)
                 after, batch = batches[client.sent]
-                if not self._send(self.client_socket, identity, p.RECORDS, batch):
-                    self.broadcast_by = time.monotonic() + PATIENCE_SECONDS
+                if not self.client_door.send(identity, p.RECORDS, batch):
+                    self.broadcast_by = self.now() + PATIENCE_SECONDS
                     break
                 client.sent = after
 
@@ -348,10 +329,10 @@ class Gateway:
                 if isinstance(event, p.Submitted):
                     self.last_run = event.run
                     if event.run in self.flows:
-                        self.flows[event.run].began = time.monotonic()
+                        self.flows[event.run].began = self.now()
                 elif isinstance(event, p.RunEnded) and event.run in self.flows:
                     flow = self.flows[event.run]
-                    seconds = time.monotonic() - flow.began
+                    seconds = self.now() - flow.began
                     event = msgspec.structs.replace(event, seconds=seconds, withheld=flow.withheld)
                 self._record(event)
             case s.Tell(node_rank=node_rank, order=order):
@@ -360,7 +341,7 @@ class Gateway:
                 self._broadcast()  # what happened before the answer comes before it
                 self._reply(client, reply)
             case s.SetTimer(timer=timer, seconds=seconds):
-                self.timers.set(timer, None if seconds is None else time.monotonic() + seconds)
+                self.timers.set(timer, None if seconds is None else self.now() + seconds)
             case s.End(reason=reason):
                 self._broadcast()
                 self.ended = reason
@@ -369,13 +350,13 @@ class Gateway:
         data = p.encode(order)
         for identity, (number, _) in self.nodes.items():
             if number == node_rank:
-                self._send(self.node_socket, identity, data)
+                self.node_door.send(identity, data)
 
     def _beat(self, now: float) -> None:
         beat = p.encode(p.Beat())
         for identity, (node_rank, heard) in list(self.nodes.items()):
-            self._send(self.node_socket, identity, beat)
-            if now - heard > p.SILENCE_SECONDS and not readiness(self.node_socket) & zmq.POLLIN:
+            self.node_door.send(identity, beat)
+            if now - heard > p.SILENCE_SECONDS and not self.node_door.waiting():
                 del self.nodes[identity]
                 self._handle(s.NodeGone(node_rank, f"is on node {node_rank}, which stopped answering"))
         gone = [identity for identity, client in self.clients.items() if now - client.heard > 2 * p.SILENCE_SECONDS]
@@ -384,21 +365,4 @@ class Gateway:
         if gone:
             self._handle(s.Attendance(len(self.clients)))
         for identity in self.clients:
-            self._send(self.client_socket, identity, beat)
-
-
-def run_gateway(spec: GatewaySpec, store: p.Store | None, announce: Callable[[GatewayUp], None]) -> None:
-    """Be the gateway of a session until it is closed, then remove the session's folder.
-
-    `store` says where the process groups' store listens (None: this session has no process group). `announce` is called
-    once, when clients and nodes can connect.
-    """
-    gateway = Gateway(spec, store)
-    signal.signal(signal.SIGTERM, lambda *_: setattr(gateway, "ended", "its gateway was told to end"))
-    announce(GatewayUp(os.getpid(), gateway.client_port, gateway.node_port))
-    reason = "its gateway failed"
-    try:
-        reason = gateway.serve()
-    finally:
-        gateway.close(reason)
-    shutil.rmtree(spec.folder, ignore_errors=True)  # after a failure it stays, with what was written to stderr
+            self.client_door.send(identity, beat)

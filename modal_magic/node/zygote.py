@@ -60,7 +60,7 @@ PREIMPORTS = (
 )
 """What ranks would import anyway; torch._dynamo alone takes a second at the first DDP(...) or optimizer otherwise."""
 
-OURS = ("modal_magic.node.worker", "modal_magic.node.agent", "modal_magic.gateway", "modal_magic.frameworks.torch")
+OURS = ("modal_magic.node.worker", "modal_magic.node.agent", "modal_magic.serving", "modal_magic.frameworks.torch")
 """Our own rooms that the forked processes live in."""
 
 LINGER_SECONDS = 5.0
