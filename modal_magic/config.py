@@ -8,6 +8,7 @@ Of these layers, each wins over what is to the left of it:
 from __future__ import annotations
 
 import functools
+import os
 import re
 import shlex
 import tomllib
@@ -34,20 +35,25 @@ def from_file(cwd: Path) -> dict[str, object]:
 
     Raises UsageError that names the file when it cannot be read or sets an unknown option or a bad value.
     """
-    for folder in (cwd.absolute(), *cwd.absolute().parents):
-        for name in ("modal_magic.toml", "pyproject.toml"):
-            path = folder / name
-            if settings := _settings(path):
-                return parse_values(settings, OPTIONS, str(path))
+    for path in _places(cwd.absolute()):
+        if settings := _settings(path):
+            return parse_values(settings, OPTIONS, path)
     return {}
 
 
-def _settings(path: Path) -> dict[str, object]:
+@functools.lru_cache(maxsize=4)
+def _places(folder: Path) -> list[str]:
+    # As text, and kept: every cell asks for all of them, and making paths costs more than looking at the files.
+    names = ("modal_magic.toml", "pyproject.toml")
+    return [str(place / name) for place in (folder, *folder.parents) for name in names]
+
+
+def _settings(path: str) -> dict[str, object]:
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:  # not there, or not to be read by us
         return {}
-    return _parsed(path, found.st_mtime_ns, found.st_size)
+    return _parsed(Path(path), found.st_mtime_ns, found.st_size)
 
 
 @functools.lru_cache(maxsize=16)
@@ -84,10 +90,11 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, object]:
 
     Raises UsageError that names the variable when it is unknown or its value makes no sense.
     """
-    by_variable = {option.variable: option for option in OPTIONS}
+    set_variables = [name for name in environ if name.startswith(PREFIX) and name not in INTERNAL_VARIABLES]
+    by_variable = {option.variable: option for option in OPTIONS} if set_variables else {}
     given: dict[str, object] = {}
-    for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable in INTERNAL_VARIABLES or not text:
+    for variable in set_variables:
+        if not (text := environ[variable]):
             continue
         option = by_variable.get(variable)
         if option is None:
