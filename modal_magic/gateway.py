@@ -15,7 +15,7 @@ import msgspec
 
 from modal_magic import protocol as p
 from modal_magic import state as s
-from modal_magic.lines import read_lines
+from modal_magic.flow import Flow
 from modal_magic.log import EventLog
 from modal_magic.specs import GatewaySpec
 from modal_magic.topology import Topology
@@ -24,7 +24,8 @@ __all__ = ["Door", "Gateway"]
 
 BATCH_BYTES = 1024 * 1024
 """Records go to a client in batches of about this size, so that a small message never waits behind a large one."""
-
+SLICE_SECONDS = 0.02
+"""After so long with the records of clients everybody else has a turn."""
 
 PATIENT = p.RunQueued | p.Submitted | p.Started | p.Finished
 """Events that nobody waits for: they go to clients with the next one that somebody does, or after the time below."""
@@ -33,21 +34,14 @@ PATIENCE_SECONDS = 0.01
 
 @dataclass(slots=True)
 class Client:
-    """An attached client: what it has been sent, and when it was last heard."""
+    """An attached client: what it has been sent, and when it was last heard.
+
+    `held` are answers that wait: each until the client has been sent the record of this number.
+    """
 
     sent: int
     heard: float
-    closing: bool = False
-
-
-@dataclass(slots=True)
-class Flow:
-    """How much output of a run clients have been sent, and how much was withheld, in bytes."""
-
-    limit: int | None
-    began: float
-    sent: int = 0
-    withheld: int = 0
+    held: deque[tuple[int, bytes]] = field(default_factory=deque)
 
 
 @dataclass(slots=True)
@@ -111,14 +105,13 @@ class Gateway:
                 lease=spec.lease,
             )
         )
-        self.log = EventLog(Path(spec.folder) / "events.log")
+        self.log = EventLog(Path(spec.folder), spec.log_limit)
         self.began = now()
         self.next_beat = self.began
         self.timers = Timers()
         self.clients: dict[bytes, Client] = {}
         self.nodes: dict[bytes, tuple[int, float]] = {}
         self.flows: dict[str, Flow] = {}
-        self.withheld: set[int] = set()
         self.broadcast_by = math.inf
         self.noticed: set[str] = set()
         self.last_run: str | None = None
@@ -143,10 +136,10 @@ class Gateway:
             self._broadcast()
 
     def close(self, reason: str) -> None:
-        """Say goodbye to every client and leave no file."""
+        """Say goodbye to every client, and leave no file of a session that ended as it should."""
         for identity in self.clients:
             self.client_door.send(identity, p.encode(p.Closed(reason)))
-        self.log.close()
+        self.log.close(keep=self.ended is None)
 
     # -- nodes
 
@@ -210,9 +203,8 @@ class Gateway:
             case p.AskStatus():
                 self._reply(identity, self._status(request.request))
             case p.AskLog():
-                run = request.run or self.last_run
-                lines, omitted = read_lines(self.log.events(), run, request.ranks, request.last)
-                self._reply(identity, p.LogText(request.request, lines, omitted))
+                run = request.run or self.last_run or ""
+                self._reply(identity, self.log.page(request.request, run, request.ranks, request.after, BATCH_BYTES))
             case p.AskStack():
                 for node, (node_rank, _) in self.nodes.items():
                     ranks = list(self.machine.plan.topology.ranks_of(node_rank))
@@ -231,8 +223,14 @@ class Gateway:
         self._reply(identity, p.Attached(p.VERSION, self.spec.session, world_size, self.log.newest))
         self._handle(s.Attendance(len(self.clients)))
 
-    def _reply(self, identity: bytes, reply: p.Reply) -> None:
-        self.client_door.send(identity, p.encode(reply))
+    def _reply(self, identity: bytes, reply: p.Reply, after: int = 0) -> None:
+        """Answer a client, once it has been sent the record `after`."""
+        client, data = self.clients.get(identity), p.encode(reply)
+        if client is None:
+            self.client_door.send(identity, data)
+        elif client.held or client.sent < after or not self.client_door.send(identity, data):
+            client.held.append((after, data))
+            self.broadcast_by = min(self.broadcast_by, self.now() + PATIENCE_SECONDS)
 
     def _status(self, request: str) -> p.Status:
         machine, now = self.machine, self.now()
@@ -264,46 +262,53 @@ class Gateway:
 
     # -- the log
 
-    def _record(self, event: p.Event) -> None:
-        self.log.append(event, time.time())
+    def _record(self, event: p.Event, withheld: bool = False) -> None:
+        sound = not self.log.fault
+        self.log.append(event, time.time(), withheld)
+        if sound and self.log.fault:
+            self._record(
+                p.Notice(
+                    f"the log of this session cannot be written ({self.log.fault}): its newest output is kept in "
+                    "memory, and what is older may be lost to %modal_logs. Cells go on"
+                )
+            )
         patience = PATIENCE_SECONDS if isinstance(event, PATIENT) else 0.0
         self.broadcast_by = min(self.broadcast_by, self.now() + patience)
 
     def _record_output(self, event: p.Output) -> None:
-        """Log text; what is past the limit of its run, from the start of a line, is not sent to clients."""
+        """Log text; what is past the limit of its run is not sent to clients."""
         flow = self.flows.get(event.run)
-        if flow is None or flow.limit is None or flow.sent + len(event.text) <= flow.limit:
+        shown, withheld = flow.admit(event.text) if flow is not None else (event.text, "")
+        if not withheld:
             self._record(event)
-            if flow is not None:
-                flow.sent += len(event.text)
             return
-        cut = event.text.rfind("\n", 0, max(0, flow.limit - flow.sent)) + 1
-        if cut:
-            self._record(msgspec.structs.replace(event, text=event.text[:cut]))
-        self._record(msgspec.structs.replace(event, text=event.text[cut:]))
-        self.withheld.add(self.log.newest)
-        flow.sent = flow.limit
-        flow.withheld += len(event.text) - cut
+        if shown:
+            self._record(msgspec.structs.replace(event, text=shown))
+        self._record(msgspec.structs.replace(event, text=withheld), withheld=True)
 
-    def _broadcast(self) -> None:
-        """Bring every client up to date; one that cannot take more is tried again at the next turn."""
-        newest = self.log.newest
+    def _broadcast(self, everything: bool = False) -> None:
+        """Send clients what they do not have yet, for a slice of time; those that are behind go on at the next turn."""
+        newest, until = self.log.newest, self.now() + SLICE_SECONDS
         self.broadcast_by = math.inf
-        batches: dict[int, tuple[int, bytes]] = {}
+        batches: dict[int, tuple[bytes, int]] = {}
         for identity, client in list(self.clients.items()):
-            while client.sent < newest:
+            full = False
+            while client.sent < newest and not full:
                 if client.sent not in batches:
-                    records = self.log.since(client.sent, BATCH_BYTES)
-                    after = client.sent + len(records)
-                    kept = [
-                        record for number, record in enumerate(records, client.sent + 1) if number not in self.withheld
-                    ]
-                    batches[client.sent] = after, p.join(kept)
-                after, batch = batches[client.sent]
-                if not self.client_door.send(identity, p.RECORDS, batch):
-                    self.broadcast_by = self.now() + PATIENCE_SECONDS
-                    break
-                client.sent = after
+                    records, after = self.log.since(client.sent, BATCH_BYTES)
+                    batches = {client.sent: (p.join(records), after)}
+                batch, after = batches[client.sent]
+                full = not self.client_door.send(identity, p.RECORDS, batch)
+                if not full:
+                    client.sent = after
+                    if not everything and self.now() > until:
+                        break
+            while client.held and client.held[0][0] <= client.sent and not full:
+                full = not self.client_door.send(identity, client.held[0][1])
+                if not full:
+                    client.held.popleft()
+            if full or client.sent < newest:
+                self.broadcast_by = min(self.broadcast_by, self.now() + (PATIENCE_SECONDS if full else 0.0))
 
     # -- effects
 
@@ -339,11 +344,11 @@ class Gateway:
                 self._tell(node_rank, order)
             case s.Answer(client=client, reply=reply):
                 self._broadcast()  # what happened before the answer comes before it
-                self._reply(client, reply)
+                self._reply(client, reply, self.log.newest)
             case s.SetTimer(timer=timer, seconds=seconds):
                 self.timers.set(timer, None if seconds is None else self.now() + seconds)
             case s.End(reason=reason):
-                self._broadcast()
+                self._broadcast(everything=True)
                 self.ended = reason
 
     def _tell(self, node_rank: int, order: p.Order) -> None:

@@ -1,17 +1,22 @@
-"""From chunks of text to whole lines, each of one rank; the reading of a log by lines."""
+"""From chunks of text to whole lines, each of one rank; the log of a run as lines."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Iterator
+from typing import Literal, NamedTuple
 
-from modal_magic.protocol import Event, Output, Stream, Submitted
+from modal_magic.protocol import Display, Event, Failed, Output, Stream
 
-__all__ = ["LINE_CHARACTERS", "LineAssembler", "read_lines"]
+__all__ = ["LINE_CHARACTERS", "Line", "LineAssembler", "newest_lines", "read_lines", "utf8_size"]
 
 LINE_CHARACTERS = 1_000_000
 """A line longer than this is handed on in pieces: no notebook shows it, and nobody must hold it in memory."""
-REPLY_CHARACTERS = 8_000_000
+
+
+def utf8_size(text: str) -> int:
+    """How many bytes a text has as UTF-8."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
 
 
 def _visible(line: str) -> str:
@@ -56,41 +61,58 @@ class LineAssembler:
         return [(rank, stream, text) for rank, stream, text in rest if text]
 
 
-def read_lines(
-    events: Iterable[Event], run: str | None, ranks: Collection[int] | None, last: int | None
-) -> tuple[list[tuple[int, Stream, str]], int]:
-    """The lines that ranks wrote in a run (None: in any), in order, and how many older ones were left out.
+Kind = Literal["stdout", "stderr", "display", "result", "error"]
 
-    At most the `last` lines of each rank, and about 8 MB in all, the newest.
-    """
+
+class Line(NamedTuple):
+    """A line of a rank in the log of a run: what it is, and its text without the line's end."""
+
+    rank: int
+    kind: Kind
+    text: str
+
+
+def read_lines(events: Iterable[Event]) -> Iterator[Line]:
+    """The events of one run as lines: what ranks wrote, the text of what they displayed, and tracebacks."""
     assembler = LineAssembler()
-    kept: deque[tuple[int, Stream, str]] = deque()
-    size = omitted = 0
-
-    def keep(rank: int, stream: Stream, line: str) -> None:
-        nonlocal size, omitted
-        kept.append((rank, stream, line))
-        size += len(line) + 1
-        while size > REPLY_CHARACTERS and len(kept) > 1:
-            size -= len(kept.popleft()[2]) + 1
-            omitted += 1
-
     for event in events:
         if isinstance(event, Output):
-            if (run is None or event.run == run) and (ranks is None or event.rank in ranks):
-                for line in assembler.feed(event.rank, event.stream, event.text):
-                    keep(event.rank, event.stream, line)
-        elif isinstance(event, Submitted) and run is None:
-            for rest in assembler.flush():
-                keep(*rest)
-    for rest in assembler.flush():
-        keep(*rest)
-    if last is None:
-        return list(kept), omitted
-    chosen: list[tuple[int, Stream, str]] = []
-    taken: dict[int, int] = {}
-    for entry in reversed(kept):
-        if taken.get(entry[0], 0) < last:
-            taken[entry[0]] = taken.get(entry[0], 0) + 1
-            chosen.append(entry)
-    return chosen[::-1], omitted + len(kept) - len(chosen)
+            for text in assembler.feed(event.rank, event.stream, event.text):
+                yield Line(event.rank, event.stream, text)
+        elif isinstance(event, Display | Failed):
+            told = event.error.traceback if isinstance(event, Failed) else _text_of(event)
+            kind: Kind = "error" if isinstance(event, Failed) else "result" if event.kind == "result" else "display"
+            if told:
+                for rank, stream, text in assembler.flush(event.rank):
+                    yield Line(rank, stream, text)
+            for part in told:
+                for text in part.split("\n"):
+                    yield Line(event.rank, kind, text)
+    for rank, stream, text in assembler.flush():
+        yield Line(rank, stream, text)
+
+
+def _text_of(event: Display) -> list[str]:
+    return [str(event.data["text/plain"])] if event.kind != "clear" and "text/plain" in event.data else []
+
+
+def newest_lines(lines: Iterable[Line], last: int | None, limit: int) -> tuple[list[Line], int, int]:
+    """The newest lines: at most `last` of each rank, and about `limit` bytes in all.
+
+    And how many lines and bytes the limit cut off. No more than these lines are held while the others are read.
+    """
+    kept: dict[int, Line] = {}
+    of_rank: dict[int, deque[int]] = {}
+    size = cut = cut_bytes = 0
+    for number, line in enumerate(lines):
+        kept[number] = line
+        size += utf8_size(line.text) + 1
+        if last is not None:
+            numbers = of_rank.setdefault(line.rank, deque())
+            numbers.append(number)
+            if len(numbers) > last and (dropped := kept.pop(numbers.popleft(), None)) is not None:
+                size -= utf8_size(dropped.text) + 1
+        while size > limit and len(kept) > 1:
+            count = utf8_size(kept.pop(next(iter(kept))).text) + 1
+            size, cut, cut_bytes = size - count, cut + 1, cut_bytes + count
+    return list(kept.values()), cut, cut_bytes

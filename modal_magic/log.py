@@ -1,88 +1,187 @@
-"""The event log: every record once, numbered, in memory up to a limit and on disk past it, replayed from any number."""
+"""The event log: every record once, numbered, on disk up to a limit, the newest in memory, read from any number."""
 
 from __future__ import annotations
 
-import os
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from modal_magic.protocol import Event, Record, decode_record, encode
+from modal_magic import protocol as p
+from modal_magic.lines import utf8_size
+from modal_magic.segments import HEADER_BYTES, Entry, Segments, frame, split
 
-__all__ = ["EventLog"]
+__all__ = ["LOG_BYTES", "EventLog"]
 
 MEMORY_BYTES = 4 * 1024 * 1024
+WITHOUT_DISK = 8
+"""How many times as much is held in memory while nothing can be written to disk."""
+LOG_BYTES = 1_000_000_000
+INDEX_BYTES = 64 * 1024
+"""The place of a record is noted once in so many bytes; those behind it are found by reading on."""
+READ_BYTES = 256 * 1024
+
+PASSING = p.Output | p.Display | p.Progress | p.Metric | p.StackTaken | p.Notice
+"""Events that say nothing about how a run stands."""
+
+
+@dataclass(slots=True)
+class Span:
+    """Where a run lies in the log: the numbers of its first and last record; and how many bytes of text it wrote."""
+
+    first: int
+    last: int
+    size: int = 0
 
 
 class EventLog:
-    """Records numbered from 1 without gaps. The newest `memory` bytes are held in memory, older ones in `path`.
+    """Records numbered from 1 without gaps, in the files of a folder. The newest `memory` bytes are held in memory too.
 
-    A class because a file must be closed. The file is made at the first spill, with mode 0600, and goes with `close`.
+    Past `limit` bytes the oldest records go, whole files of them; what tells how the session and the runs that go on
+    stand is kept. Where the disk takes no more, `fault` says why, and only memory is left: nothing ends for that.
+
+    A class because files must be closed.
     """
 
-    def __init__(self, path: Path, memory: int = MEMORY_BYTES) -> None:
-        self._path = path
-        self._limit = memory
-        self._recent: list[bytes] = []
+    def __init__(self, folder: Path, limit: int = LOG_BYTES, memory: int = MEMORY_BYTES) -> None:
+        self.newest = 0
+        self.fault = ""
+        self._files = Segments(folder, limit)
+        self._memory = memory
+        self._recent: list[Entry] = []
         self._held = 0
-        self._offsets = array("Q", [0])
-        self._descriptor: int | None = None
+        self._numbers, self._positions = array("Q"), array("Q")
+        self._runs: dict[str, Span] = {}
+        self._standing: dict[str, list[Entry]] = {}
 
-    @property
-    def newest(self) -> int:
-        """The number of the newest record, 0 when there is none."""
-        return len(self._offsets) - 1 + len(self._recent)
+    def append(self, event: p.Event, now: float, withheld: bool = False) -> bytes:
+        """Add an event and return its record's bytes. `now` is in seconds since 1970.
 
-    def append(self, event: Event, now: float) -> bytes:
-        """Add an event and return its record's bytes. `now` is in seconds since 1970."""
-        encoded = encode(Record(self.newest + 1, now, event))
-        self._recent.append(encoded)
-        self._held += len(encoded)
-        if self._held > self._limit:
-            self._spill()
-        return encoded
+        What is withheld `since` leaves out, and `page` does not.
+        """
+        self.newest += 1
+        entry = Entry(self.newest, withheld, p.encode(p.Record(self.newest, now, event)))
+        self._write(entry)
+        self._recent.append(entry)
+        self._held += len(entry.record)
+        if self._held > self._memory * (WITHOUT_DISK if self.fault else 1):
+            self._forget_half()
+        run = getattr(event, "run", "")
+        if run:
+            span = self._runs.setdefault(run, Span(self.newest, self.newest))
+            span.last = self.newest
+            if isinstance(event, p.Output):
+                span.size += utf8_size(event.text)
+        self._note(event, run, entry)
+        return entry.record
 
-    def since(self, number: int, size: int) -> list[bytes]:
-        """The records after `number`, in order, up to about `size` bytes and at least one if there is one."""
+    def since(self, number: int, size: int) -> tuple[list[bytes], int]:
+        """Records after `number`, in order, without those that are withheld; and the number that they reach up to.
+
+        They are read until they come to about `size` bytes, withheld ones too, and at least one if there is one.
+        """
         found: list[bytes] = []
-        for encoded in self._from(number):
-            found.append(encoded)
-            size -= len(encoded)
+        for entry in self._entries(number):
+            number = entry.number
+            if not entry.withheld:
+                found.append(entry.record)
+            size -= len(entry.record)
             if size <= 0:
+                return found, number
+        return found, max(number, self.newest)
+
+    def page(self, request: str, run: str, ranks: list[int] | None, after: int, size: int) -> p.LogPage:
+        """What the log has of a run after the record `after`: what was shown of it and how it failed, on these ranks.
+
+        About `size` bytes are read for it, whatever of them belongs to the run.
+        """
+        span = self._runs.get(run)
+        if span is None:
+            return p.LogPage(request, run, [], None, 0, 0)
+        found: list[bytes] = []
+        text = 0
+        for entry in self._entries(max(after, span.first - 1)):
+            if entry.number > span.last:
                 break
-        return found
+            event = p.decode_record(entry.record).event
+            if getattr(event, "run", "") == run:
+                text += utf8_size(event.text) if isinstance(event, p.Output) else 0
+                if isinstance(event, p.Output | p.Display | p.Failed) and (ranks is None or event.rank in ranks):
+                    found.append(entry.record)
+            size -= len(entry.record)
+            if size <= 0 and entry.number < span.last:
+                return p.LogPage(request, run, found, entry.number, text, span.size)
+        return p.LogPage(request, run, found, None, text, span.size)
 
-    def events(self) -> Iterator[Event]:
-        """Every event so far, oldest first."""
-        for encoded in self._from(0):
-            yield decode_record(encoded).event
+    def close(self, keep: bool = False) -> None:
+        """Forget everything, and remove the files where they are not to be kept."""
+        self._files.close(keep)
 
-    def close(self) -> None:
-        """Forget everything and remove the file."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._path.unlink(missing_ok=True)
-            self._descriptor = None
+    # -- reading
 
-    def _from(self, number: int) -> Iterator[bytes]:
-        spilled = len(self._offsets) - 1
-        for index in range(number, spilled):
-            start, end = self._offsets[index], self._offsets[index + 1]
-            assert self._descriptor is not None
-            yield os.pread(self._descriptor, end - start, start)
-        yield from self._recent[max(0, number - spilled) :]
+    def _entries(self, number: int) -> Iterator[Entry]:
+        """What is there after a record, oldest first."""
+        held = self._recent[0].number if self._recent else self.newest + 1
+        if number + 1 < held:
+            oldest = self._numbers[0] if self._numbers else held
+            standing = [entry for entries in self._standing.values() for entry in entries]
+            yield from sorted(entry for entry in standing if number < entry.number < oldest)
+            for entry in self._stored(number):
+                if entry.number >= held:
+                    break
+                yield entry
+        for index in range(max(0, number + 1 - held), len(self._recent)):
+            yield self._recent[index]
 
-    def _spill(self) -> None:
-        if self._descriptor is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0)
-            self._descriptor = os.open(self._path, flags, 0o600)
-        keep = self._held // 2
-        while self._recent and self._held > keep:
-            oldest = self._recent[: max(1, len(self._recent) // 2)]
-            del self._recent[: len(oldest)]
-            for encoded in oldest:
-                self._offsets.append(self._offsets[-1] + len(encoded))
-            block = memoryview(b"".join(oldest))
-            self._held -= len(block)
-            while block:
-                block = block[os.write(self._descriptor, block) :]
+    def _stored(self, number: int) -> Iterator[Entry]:
+        if not self._numbers:
+            return
+        position = self._positions[max(0, bisect_right(self._numbers, number + 1) - 1)]
+        size = READ_BYTES
+        while position < self._files.end:
+            entries, used = split(self._files.read(position, size))
+            for entry in entries:
+                if entry.number > number:
+                    yield entry
+            if entries:
+                position, size = position + used, READ_BYTES
+            elif used > size or (used == 0 and size == READ_BYTES):
+                size = max(used, HEADER_BYTES)  # one record that is larger than what was read
+            else:
+                return
+
+    # -- writing
+
+    def _write(self, entry: Entry) -> None:
+        at = self._files.end
+        try:
+            first = self._files.write(frame(entry))
+        except OSError as error:
+            self.fault = self.fault or error.strerror or type(error).__name__
+            return
+        if first or at - self._positions[-1] >= INDEX_BYTES:
+            self._numbers.append(entry.number)
+            self._positions.append(at)
+        if self._positions[0] < self._files.start:
+            gone = bisect_right(self._positions, self._files.start - 1)
+            del self._numbers[:gone], self._positions[:gone]
+            for run in [run for run, span in self._runs.items() if span.last < self._numbers[0]]:
+                del self._runs[run]
+
+    def _forget_half(self) -> None:
+        limit, gone = self._held // 2, 0
+        while self._held > limit:
+            self._held -= len(self._recent[gone].record)
+            gone += 1
+        del self._recent[:gone]
+
+    def _note(self, event: p.Event, run: str, entry: Entry) -> None:
+        if isinstance(event, p.SessionChanged):
+            self._standing[""] = [entry]
+        elif isinstance(event, p.RunEnded):
+            self._standing.pop(run, None)
+        elif isinstance(event, p.RunQueued | p.Submitted):
+            self._standing.setdefault(run, []).append(entry)
+        elif run in self._standing and not isinstance(event, PASSING):
+            self._standing[run].append(entry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import os
 import sys
 import traceback
@@ -21,7 +22,9 @@ from modal_magic.options import OPTIONS, POSITIONALS, TABLES, differences, resol
 from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
 from modal_magic.session import CELL_BYTES, Resources, Session, choose_backend
+from modal_magic.transcript import RunLog
 from modal_magic.view.console import follow
+from modal_magic.view.logs import save_log, show_log
 from modal_magic.view.status import status_lines
 from modal_magic.view.text import TextView
 
@@ -37,8 +40,16 @@ def options_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         table: tuple[Option, ...] = TABLES[name]
         for flags, keywords in reversed(argument_specs(table)):
             method = argument(*flags, **keywords)(method)
-        decorated: Callable[..., Any] = magic_arguments()(method)
-        return decorated
+        documented: Callable[..., Any] = magic_arguments()(method)
+
+        @functools.wraps(documented)
+        def helpful(self: ModalMagics, line: str, *cell: str) -> None:
+            if {"-h", "--help"}.isdisjoint(line.split()):
+                documented(self, line, *cell)
+            else:
+                self.say(str(documented.__doc__))
+
+        return helpful
 
     return decorate
 
@@ -116,13 +127,8 @@ class ModalMagics(Magics):
         """Show what ranks wrote in the last run, also what was past `--output-limit`."""
         given = parse_line(line, TABLES["modal_logs"])
         session = self.existing(given)
-        ranks = self.chosen(given.get("rank"), session)
-        last = given.get("last")
-        lines = session.logs(ranks, int(last) if isinstance(last, int) else None)
-        for rank, stream, text in lines:
-            print(f"[rank {rank}] {text}", file=sys.stdout if stream == "stdout" else sys.stderr)
-        if not lines:
-            self.say("the last run printed nothing; values and tracebacks are shown in its cell alone")
+        log = session.log(self.chosen(given.get("rank"), session))
+        self.show_log(log, given)
 
     @line_magic
     @options_of("modal_restart")
@@ -250,6 +256,14 @@ class ModalMagics(Magics):
             raise UsageError(str(error)) from None
 
     # -- words
+
+    def show_log(self, log: RunLog, given: Mapping[str, object]) -> None:
+        """Show a log as a line asks for it."""
+        last, file = given.get("last"), given.get("file")
+        if isinstance(file, str):
+            self.say(save_log(log, Path(file).expanduser()))
+        elif not show_log(log, last if isinstance(last, int) else None, in_jupyter(self.host)):
+            self.say("the last run put nothing out")
 
     def say(self, text: str) -> None:
         """A sentence of ours in the cell's output."""

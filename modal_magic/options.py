@@ -85,6 +85,10 @@ class Options:
         1800.0, "how long the session lives with no kernel attached and no run in progress", v.duration, "session",
         write=v.write_duration, metavar="TIME", example="30min",
     )  # fmt: skip
+    log_limit: int = _option(
+        1_000_000_000, "how much the log of the session holds on disk; past it the oldest goes", v.log_size, "session",
+        write=v.write_size, metavar="SIZE", example="1GB",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse more ranks than GPUs where the number of GPUs was spelled out."""
@@ -118,12 +122,16 @@ STATUS_OPTIONS = (SESSION,)
 RESTART_OPTIONS = (SESSION,)
 LOGS_OPTIONS = (
     Option(
-        name="rank", help="show the log of these ranks only", parse=v.ranks, write=v.write_ranks, nullable=True,
-        absent="all", metavar="RANKS", example="0,2-3", suggestions=("all",),
+        name="rank", short="--ranks", help="show the log of these ranks only", parse=v.ranks, write=v.write_ranks,
+        nullable=True, absent="all", metavar="RANKS", example="0,2-3", suggestions=("all",),
     ),
     Option(
         name="last", help="show the last lines only", parse=v.whole("a log has 1 to 1000000 lines", 1, 1_000_000),
         nullable=True, metavar="N", example="50",
+    ),
+    Option(
+        name="file", help="write all lines to this file instead of showing the newest", parse=v.path, metavar="PATH",
+        example="run.log",
     ),
     SESSION,
 )  # fmt: skip

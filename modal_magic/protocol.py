@@ -476,12 +476,12 @@ class AskStatus(Message):
 
 
 class AskLog(Message):
-    """The output of a run (None: of the last one) on these ranks (None: all), at most the `last` lines of each."""
+    """What the log has of a run (None: of the last one) on these ranks (None: all), after the record `after`."""
 
     request: str
     run: str | None
     ranks: list[int] | None
-    last: int | None
+    after: int = 0
 
 
 class AskStack(Message):
@@ -522,12 +522,19 @@ class Status(Message):
     lease_left: float | None
 
 
-class LogText(Message):
-    """The answer to `AskLog`: whole lines of each rank, in the order in which they came."""
+class LogPage(Message):
+    """The answer to `AskLog`: records of outputs, displays and failures, oldest first, as bytes of `Record`s.
+
+    There may be more after record `next`, None at the end. `text` counts the bytes of text that the run wrote in what
+    was read for this page, on all ranks, and `written` those it wrote in all: what no page has is gone from the log.
+    """
 
     request: str
-    lines: list[tuple[int, Stream, str]]
-    omitted: int
+    run: str
+    records: list[bytes]
+    next: int | None
+    text: int
+    written: int
 
 
 class Done(Message):
@@ -549,7 +556,7 @@ class Closed(Message):
     reason: str
 
 
-Reply = Attached | Status | LogText | Done | Refused | Closed | Beat
+Reply = Attached | Status | LogPage | Done | Refused | Closed | Beat
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 

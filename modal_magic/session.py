@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import sys
 import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +19,13 @@ from modal_magic import config, registry
 from modal_magic import protocol as p
 from modal_magic.backends.base import Backend, Plan
 from modal_magic.errors import GatewayLost, SessionClosed, SessionError, UsageError
+from modal_magic.lines import Line, newest_lines, read_lines
 from modal_magic.link import Keys, Link, Loop
 from modal_magic.options import OPTIONS, Options, Shape, resolve
 from modal_magic.ranges import name_ranks
 from modal_magic.reading import parse_values
 from modal_magic.run import Run
+from modal_magic.transcript import RunLog, asked
 
 __all__ = ["Resources", "Session", "choose_backend"]
 
@@ -35,7 +38,7 @@ LOST_SECONDS = 4.0
 CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
 
-Answer = TypeVar("Answer", p.Status, p.LogText, p.Done)
+Answer = TypeVar("Answer", p.Status, p.LogPage, p.Done)
 
 
 def choose_backend(name: str) -> str:
@@ -171,11 +174,18 @@ class Session:
         """How the session is. Raises GatewayLost when it does not answer."""
         return self._ask(p.AskStatus, p.Status)
 
-    def logs(
-        self, ranks: Sequence[int] | None = None, last: int | None = None, run: str | None = None
-    ) -> list[tuple[int, p.Stream, str]]:
-        """The lines that ranks wrote in a run (None: in the last one): rank, stream, text."""
-        return self._ask(p.AskLog, p.LogText, run, None if ranks is None else list(ranks), last).lines
+    def logs(self, ranks: Sequence[int] | None = None, last: int | None = None, run: str | None = None) -> list[Line]:
+        """What ranks put out in a run (None: in the last one), also past `output_limit`: rank, kind, text of each line.
+
+        `last` is how many lines of each rank are wanted. The kinds are stdout, stderr, display, result and error.
+        """
+        lines = read_lines(self.log(ranks, run))
+        return list(lines) if last is None else newest_lines(lines, last, sys.maxsize)[0]
+
+    def log(self, ranks: Sequence[int] | None = None, run: str | None = None) -> RunLog:
+        """The log of a run (None: of the last one) on these ranks (None: all), fetched while it is read."""
+        wanted = None if ranks is None else list(ranks)
+        return asked(lambda name, after: self._ask(p.AskLog, p.LogPage, name, wanted, after), run)
 
     def restart(self, ranks: Sequence[int] | None = None) -> None:
         """Start these ranks anew (None: all), without variables, and wait until they are ready."""
@@ -227,6 +237,7 @@ class Session:
             framework=shape.framework,
             environment=dict(shape.env),
             lease=options.lease,
+            log_limit=options.log_limit,
         )
         try:
             reached = backend.start(plan)
@@ -345,7 +356,7 @@ class Session:
             case p.Closed(reason=reason):
                 self._closing.set()
                 self._shut(SessionClosed(f"session {self.name!r} is closed: {reason}"))
-            case p.Status() | p.LogText() | p.Done() as reply:
+            case p.Status() | p.LogPage() | p.Done() as reply:
                 if (answer := self._answers.get(reply.request)) is not None:
                     answer.set_result(reply)
 

@@ -14,7 +14,7 @@ from modal_magic.protocol import Message, Part, Place, Store
 
 
 class GatewaySpec(Part):
-    """All that a gateway must know. Keys are Z85; `lease` is in seconds; `folder` is the session's own."""
+    """All that a gateway must know. Keys are Z85; `lease` is in seconds, `log_limit` in bytes."""
 
     session: str
     host: str
@@ -30,6 +30,7 @@ class GatewaySpec(Part):
     environment: dict[str, str]
     lease: float
     folder: str
+    log_limit: int = 1_000_000_000
 
 
 class AgentSpec(Part):

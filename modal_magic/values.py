@@ -151,6 +151,24 @@ def size(value: object) -> int:
     return count
 
 
+def log_size(value: object) -> int:
+    """A number of bytes for a log: at least 1 MB."""
+    try:
+        count = size(value)
+    except Refused:
+        raise Refused("write a number of bytes, with kB, MB or GB if you like", "1GB") from None
+    if count < 1_000_000:
+        raise Refused("a log is at least 1 MB", "1GB")
+    return count
+
+
+def path(value: object) -> str:
+    """The path of a file."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise Refused("write the path of a file", "run.log")
+    return value
+
+
 def write_size(size: Any) -> str:
     """What `size` reads back, in the largest unit that divides it."""
     unit = next((unit for unit in ("GB", "MB", "kB") if size % SIZE_UNITS[unit.lower()] == 0), "")

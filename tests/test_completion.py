@@ -35,7 +35,7 @@ def tab(line: str, cursor: int | None = None) -> list[str]:
         ("%modal_distributed --replicas ", []),
         ("%modal_distributed --restart --b", ["--backend"]),
         ("%modal_distributed --env 'open --rep", ["--replicas"]),
-        ("%modal_logs --", ["--rank", "--last", "--session"]),
+        ("%modal_logs --", ["--rank", "--last", "--file", "--session"]),
         ("%modal_stop ", ["train-1", "evaluate", "--all", "--session"]),
         ("%modal_stop ev", ["evaluate"]),
         ("%modal_distributed", []),

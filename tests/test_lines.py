@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from modal_magic import protocol as p
-from modal_magic.lines import LINE_CHARACTERS, LineAssembler, read_lines
+from modal_magic.lines import LINE_CHARACTERS, Line, LineAssembler, newest_lines, read_lines, utf8_size
 
 chunks = some.text(alphabet="ab\n", max_size=12)
 wild = some.text(alphabet="ab\r\n", max_size=12)
@@ -108,64 +108,64 @@ def test_a_line_that_is_longer_than_any_notebook_shows_comes_in_pieces() -> None
     assert "".join(pieces) == "x" * 2_500_000 + "end"
 
 
-# ---- reading a log ---------------------------------------------------------------------------------------------------
+# ---- the log of a run -----------------------------------------------------------------------------------------------
 
+ERROR = p.RemoteError("ValueError", "no", ["Traceback", "Cell In[1], line 2\nValueError: no"], 2)
 LOG: list[p.Event] = [
-    p.Submitted("a", [0, 1], 1, "pass"),
     said(0, "one\ntw"),
     said(1, "eins\n"),
     said(0, "warning\n", stream="stderr"),
     said(0, "o\nthree"),
-    p.RunEnded("a", "done", [], 1.0),
-    p.Submitted("b", [0], 2, "pass"),
-    said(0, "four\n", "b"),
-    said(1, "vier", "b"),
+    p.Display(1, "a", "display", {"text/plain": "Figure", "image/png": "…"}, {}),
+    p.Display(1, "a", "clear", {}, {}),
+    p.Display(1, "a", "display", {"image/png": "…"}, {}),
+    p.Display(0, "a", "result", {"text/plain": "[1,\n 2]"}, {}),
+    said(1, "zwei"),
+    p.Failed(1, "a", 1.0, p.Health(), ERROR),
 ]
 
 
-def test_a_run_is_read_in_the_order_in_which_its_lines_ended() -> None:
-    lines, omitted = read_lines(LOG, "a", None, None)
-    assert lines == [
+def test_a_run_is_read_as_lines_values_and_tracebacks_in_the_order_in_which_they_came() -> None:
+    assert list(read_lines(LOG)) == [
         (0, "stdout", "one"),
         (1, "stdout", "eins"),
         (0, "stderr", "warning"),
         (0, "stdout", "two"),
+        (1, "display", "Figure"),
         (0, "stdout", "three"),
+        (0, "result", "[1,"),
+        (0, "result", " 2]"),
+        (1, "stdout", "zwei"),
+        (1, "error", "Traceback"),
+        (1, "error", "Cell In[1], line 2"),
+        (1, "error", "ValueError: no"),
     ]
-    assert omitted == 0
 
 
-def test_lines_of_two_runs_are_not_put_together() -> None:
-    lines, _ = read_lines(LOG, None, [0], None)
-    assert [text for _, _, text in lines] == ["one", "warning", "two", "three", "four"]
-
-
-def test_only_the_ranks_that_are_asked_for_are_read() -> None:
-    assert read_lines(LOG, None, [1], None) == ([(1, "stdout", "eins"), (1, "stdout", "vier")], 0)
-    assert read_lines(LOG, "a", [], None) == ([], 0)
-    assert read_lines(LOG, "c", None, None) == ([], 0)
+def lines(*texts: str, rank: int = 0) -> list[Line]:
+    return [Line(rank, "stdout", text) for text in texts]
 
 
 def test_the_last_lines_are_those_of_each_rank() -> None:
-    assert read_lines(LOG, "a", None, 1) == ([(1, "stdout", "eins"), (0, "stdout", "three")], 3)
-    assert read_lines(LOG, "a", None, 2) == (
-        [(1, "stdout", "eins"), (0, "stdout", "two"), (0, "stdout", "three")],
-        2,
-    )
-    assert read_lines(LOG, "a", None, 100)[1] == 0
-    assert read_lines(LOG, "a", None, 0) == ([], 5)
+    given_lines = lines("a", "b") + lines("x", rank=1) + lines("c")
+    assert newest_lines(given_lines, 1, 1000) == (lines("x", rank=1) + lines("c"), 0, 0)
+    assert newest_lines(given_lines, 2, 1000) == (lines("b") + lines("x", rank=1) + lines("c"), 0, 0)
+    assert newest_lines(given_lines, 100, 1000) == (given_lines, 0, 0)
+    assert newest_lines([], 5, 1000) == ([], 0, 0)
 
 
 def test_of_a_flood_the_newest_lines_are_kept_and_the_others_counted() -> None:
-    flood = [said(0, f"{number:0999}\n" * 1000) for number in range(20)]
-    lines, omitted = read_lines(flood, None, None, None)
-    assert len(lines) + omitted == 20_000
-    assert 7_000 <= len(lines) <= 8_000
-    assert lines[-1] == (0, "stdout", f"{19:0999}")
-    again, left_out = read_lines(flood, None, None, 5)
-    assert (again, left_out) == (lines[-5:], 19_995)
+    flood = lines(*(f"{number:099}" for number in range(1000)))
+    assert newest_lines(flood, None, 2000) == (flood[-20:], 980, 98_000)
+    assert newest_lines(flood, 50, 2000) == (flood[-20:], 980 - 0, 98_000)
+    assert newest_lines(flood, 5, 2000) == (flood[-5:], 0, 0)
 
 
-def test_one_line_that_is_longer_than_a_reply_is_still_shown() -> None:
-    lines, omitted = read_lines([said(0, "a\n"), said(0, "x" * 9_000_000 + "\n")], None, None, None)
-    assert ([len(text) for _, _, text in lines], omitted) == ([9_000_000], 1)
+def test_one_line_that_is_longer_than_all_that_is_shown_is_still_shown() -> None:
+    assert newest_lines(lines("a", "x" * 5000), None, 1000) == (lines("x" * 5000), 1, 2)
+
+
+def test_sizes_are_those_of_the_bytes() -> None:
+    assert [utf8_size(text) for text in ("abc", "é", "🙂", "\ud800")] == [3, 2, 4, 3]
+    kept, cut, size = newest_lines(lines("🙂" * 10, "🙂" * 10), None, 50)
+    assert (kept, cut, size) == (lines("🙂" * 10), 1, 41)

@@ -50,6 +50,8 @@ def messages(kind: look.Type) -> some.SearchStrategy[Any]:
             return some.floats(allow_nan=False)
         case look.StrType():
             return texts
+        case look.BytesType():
+            return some.binary(max_size=8)
         case look.BoolType():
             return some.booleans()
         case look.NoneType():
@@ -119,6 +121,8 @@ def example_of(kind: look.Type) -> Any:
             return 7
         case look.StrType() | look.AnyType():
             return "é x"
+        case look.BytesType():
+            return b"bytes"
         case look.BoolType():
             return True
         case look.LiteralType(values=values):

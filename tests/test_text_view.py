@@ -78,7 +78,7 @@ def test_a_rich_output_comes_after_its_label_and_after_what_was_written_before()
     events = [said(0, "before\n"), shown(0, {"text/plain": "Figure", "image/png": "…"}), said(0, "after\n")]
     page = TextView(2).turn(events, last=True)
     assert text_of(page) == "[rank 0] before\n[rank 0]\n<display of 0>\n[rank 0] after\n"
-    assert page.parts[1] is events[1]
+    assert page.parts[2] is events[1]
 
 
 def test_an_unfinished_line_is_shown_before_the_rich_output_that_follows_it() -> None:
@@ -89,12 +89,12 @@ def test_an_unfinished_line_is_shown_before_the_rich_output_that_follows_it() ->
 
 def test_a_value_that_is_only_text_is_shown_as_lines() -> None:
     page = TextView(2).turn([shown(1, {"text/plain": "tensor([1,\n        2])"}, "result")], last=False)
-    assert page.parts == [("stdout", "[rank 1] tensor([1,\n[rank 1]         2])\n")]
+    assert page.parts == [("value", "[rank 1] tensor([1,\n[rank 1]         2])\n")]
 
 
 def test_text_that_will_be_updated_stays_a_display() -> None:
     first, second = shown(0, {"text/plain": "1"}, display_id="x"), shown(0, {"text/plain": "2"}, "update", "x")
-    assert TextView(1).turn([first, second], last=False).parts == [("stdout", "[rank 0]\n"), first, second]
+    assert TextView(1).turn([first, second], last=False).parts == [("value", "[rank 0]\n"), first, second]
 
 
 # ---- merging ---------------------------------------------------------------------------------------------------------

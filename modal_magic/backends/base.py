@@ -12,7 +12,7 @@ __all__ = ["Backend", "Plan", "Reached"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The session that is wanted. `lease` is in seconds; `environment` is the user's own (`--env`)."""
+    """The session that is wanted. `lease` is in seconds, `log_limit` in bytes; `environment` is `--env`."""
 
     session: str
     nodes: int
@@ -21,6 +21,7 @@ class Plan:
     framework: str
     environment: dict[str, str]
     lease: float
+    log_limit: int = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,7 @@ class LocalBackend:
                     environment=plan.environment,
                     lease=plan.lease,
                     folder=str(folder),
+                    log_limit=plan.log_limit,
                 )
             )
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import sys
 import threading
@@ -12,18 +13,21 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from modal_magic import protocol as p
+from modal_magic.lines import utf8_size
 from modal_magic.view.failure import headline
-from modal_magic.view.text import TextView, bytes_in_words
+from modal_magic.view.text import Part, TextView, bytes_in_words
 
 if TYPE_CHECKING:
     from modal_magic.run import Run
 
-__all__ = ["Allowance", "follow"]
+__all__ = ["PIECE", "TURN_SECONDS", "Allowance", "allowance_for", "follow", "show", "size_of"]
 
-BURST_BYTES = 2_400_000
-RATE_BYTES = 800_000
+BURST_BYTES = 1_200_000
+RATE_BYTES = 500_000
 """Jupyter servers drop output past 1 MB/s and 1000 messages/s, each averaged over 3 s (`iopub_data_rate_limit`,
-`rate_limit_window` of jupyter_server); JSON makes text a little longer than it is."""
+`rate_limit_window` of jupyter_server): in any 3 s the burst and three times the rate must stay below 3 MB."""
+MESSAGE_BYTES = 1000
+"""A message counts as no less: 3000 of these are allowed in 3 s, and 3 MB."""
 IDLE_SECONDS = 1.0
 """How long a turn waits for something to show; any event ends the wait."""
 HEADLINE_SECONDS = 0.2
@@ -54,18 +58,24 @@ class Allowance:
         return True
 
 
+def allowance_for(paced: bool) -> Allowance:
+    """What a Jupyter server lets through, or no bound."""
+    return Allowance() if paced else Allowance(burst=1 << 60)
+
+
 def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
     """Show a run until it is over, and pass the kernel's interrupt on to its ranks.
 
-    `paced` keeps within what a Jupyter server lets through. With `limited`, what is still held back when the run is
-    over is dropped for one line that says how much there is in the log, so that the prompt comes back at once.
+    `paced` keeps within what a Jupyter server lets through. With `limited`, text that is still held back when the run
+    is over is dropped for one line that says how much there is in the log, so that the prompt comes back at once;
+    values and rich output are shown. An interrupt of a run that is over drops these too.
     """
-    allowance = Allowance() if paced else Allowance(burst=1 << 60)
-    waiting: deque[tuple[p.Stream, str] | p.Display] = deque()
+    allowance = allowance_for(paced)
+    waiting: deque[Part] = deque()
     turn_seconds = MERGE_TURN_SECONDS if view.merging else TURN_SECONDS
-    last_turn, failed_at, told, over = 0.0, 0.0, False, False
-    with _interrupts_for(run):
-        while not over or (waiting and not limited):
+    last_turn, failed_at, told, over, missing = 0.0, 0.0, False, False, 0
+    with _interrupts_for(run) as enough:
+        while not over or (waiting and not enough):
             if not over:
                 run.settled(max(0.0, last_turn + turn_seconds - time.monotonic()))
             over = run.done
@@ -75,30 +85,42 @@ def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
             for event in events:
                 if isinstance(event, p.RunQueued) and event.position:
                     before = f"{event.position} run{'s' * (event.position != 1)}"
-                    _show(("stderr", f"waiting for {before} of this session; an interrupt takes this cell out again\n"))
+                    show(("stderr", f"waiting for {before} of this session; an interrupt takes this cell out again\n"))
             for part in view.turn(events, last=over).parts:
                 waiting.extend(_pieces(part))
-            while waiting and allowance.take(_size(waiting[0])):
-                _show(waiting.popleft())
+            while waiting and not enough:
+                if not allowance.take(size_of(waiting[0])):
+                    if not (over and limited and _may_be_dropped(waiting[0])):
+                        break
+                    missing += _text_size(waiting.popleft())
+                    continue
+                show(waiting.popleft())
             if run.view.failing and not failed_at:
                 failed_at = time.monotonic()
             if failed_at and not told and not over and time.monotonic() - failed_at > HEADLINE_SECONDS:
                 told = True
-                _show(("stderr", f"{headline(run.view)}\n"))
-            if waiting:
+                show(("stderr", f"{headline(run.view)}\n"))
+            if waiting and not over:
                 run.settled(TURN_SECONDS)
-    _say_what_is_missing(run.view.withheld + sum(_size(part) for part in waiting), run.session.name)
+            elif waiting and not enough:
+                time.sleep(TURN_SECONDS)
+    missing += sum(_text_size(part) for part in waiting)
+    _say_what_is_missing(run.view.withheld + missing, run.session.name)
 
 
 @contextlib.contextmanager
-def _interrupts_for(run: Run) -> Iterator[None]:
-    """Have the kernel's interrupt go to the run, as often as it comes, without cutting short what is being shown."""
+def _interrupts_for(run: Run) -> Iterator[list[int]]:
+    """Have the kernel's interrupt go to the run, as often as it comes, without cutting short what is being shown.
+
+    Interrupts that come when the run is over are gathered in the list.
+    """
+    late: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield late
         return
-    before = signal.signal(signal.SIGINT, lambda *_: run.interrupt())
+    before = signal.signal(signal.SIGINT, lambda number, _: late.append(number) if run.done else run.interrupt())
     try:
-        yield
+        yield late
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -108,12 +130,12 @@ def _say_what_is_missing(size: int, session: str) -> None:
         print(f"… {bytes_in_words(size)} more: %modal_logs --session {session}", flush=True)
 
 
-def _pieces(part: tuple[p.Stream, str] | p.Display) -> list[tuple[p.Stream, str] | p.Display]:
+def _pieces(part: Part) -> list[Part]:
     """Text in pieces that end where lines end, so that no line is cut where the rest is dropped."""
-    if isinstance(part, p.Display) or len(part[1]) <= PIECE:
+    if isinstance(part, p.Display) or part[0] == "value" or len(part[1]) <= PIECE:
         return [part]
     stream, text = part
-    pieces: list[tuple[p.Stream, str] | p.Display] = []
+    pieces: list[Part] = []
     start = 0
     while start < len(text):
         end = text.find("\n", start + PIECE) + 1 or len(text)
@@ -122,13 +144,24 @@ def _pieces(part: tuple[p.Stream, str] | p.Display) -> list[tuple[p.Stream, str]
     return pieces
 
 
-def _size(part: tuple[p.Stream, str] | p.Display) -> int:
-    return len(part[1]) if isinstance(part, tuple) else sum(len(str(value)) for value in part.data.values())
+def _may_be_dropped(part: Part) -> bool:
+    return not isinstance(part, p.Display) and part[0] != "value"
 
 
-def _show(part: tuple[p.Stream, str] | p.Display) -> None:
-    if isinstance(part, tuple):
-        target = sys.stdout if part[0] == "stdout" else sys.stderr
+def _text_size(part: Part) -> int:
+    return utf8_size(part[1]) if not isinstance(part, p.Display) else 0
+
+
+def size_of(part: Part) -> int:
+    """What a part takes of the allowance: its bytes as the kernel sends them, which is in JSON."""
+    texts = [part[1]] if not isinstance(part, p.Display) else [str(value) for value in part.data.values()]
+    return max(MESSAGE_BYTES, sum(utf8_size(json.dumps(text, ensure_ascii=False)) for text in texts))
+
+
+def show(part: Part) -> None:
+    """Put text or a rich output into the cell's output."""
+    if not isinstance(part, p.Display):
+        target = sys.stderr if part[0] == "stderr" else sys.stdout
         target.write(part[1])
         target.flush()
         return

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Literal
 
 from modal_magic import protocol as p
 from modal_magic.lines import LineAssembler
 from modal_magic.ranges import name_ranks
 
-__all__ = ["MERGE_FROM", "Page", "TextView", "bytes_in_words"]
+__all__ = ["MERGE_FROM", "Page", "Part", "TextView", "bytes_in_words"]
 
 MERGE_FROM = 9
 """From so many ranks on equal lines are merged."""
+
+Kind = p.Stream | Literal["value"]
+"""Text of a stream, or that of a value, which is shown on stdout and never dropped."""
+Part = tuple[Kind, str] | p.Display
 
 
 @dataclass(slots=True)
 class Page:
     """What is to be shown next: parts in order, each text for a stream or a rich output with its label before it."""
 
-    parts: list[tuple[p.Stream, str] | p.Display] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
-    def write(self, stream: p.Stream, text: str) -> None:
+    def write(self, stream: Kind, text: str) -> None:
         """Add text; text of the same stream is put together."""
         if self.parts and isinstance(self.parts[-1], tuple) and self.parts[-1][0] == stream:
             self.parts[-1] = stream, self.parts[-1][1] + text
@@ -41,7 +46,7 @@ def bytes_in_words(count: int) -> str:
 class Merged:
     """A line that several ranks have said, waiting for the others."""
 
-    stream: p.Stream
+    stream: Kind
     line: str
     number: int
     ranks: set[int]
@@ -60,7 +65,7 @@ class TextView:
         self._labels = {rank: f"[rank {rank}] " for rank in self._show}
         self._assembler = LineAssembler()
         self._merged: list[Merged] = []
-        self._by_line: dict[tuple[p.Stream, str], list[Merged]] = {}
+        self._by_line: dict[tuple[Kind, str], list[Merged]] = {}
         self._count = 0
         self._reached: dict[int, int] = {}
 
@@ -84,7 +89,7 @@ class TextView:
         self._flush_merged(page, everything=last)
         return page
 
-    def _write(self, page: Page, rank: int, stream: p.Stream, lines: list[str]) -> None:
+    def _write(self, page: Page, rank: int, stream: Kind, lines: list[str]) -> None:
         if not lines:
             return
         if not self.merging:
@@ -119,10 +124,11 @@ class TextView:
     def _display(self, page: Page, event: p.Display) -> None:
         if event.kind in ("display", "result"):
             if event.data.keys() <= {"text/plain"} and event.display_id is None:
-                self._write(page, event.rank, "stdout", str(event.data.get("text/plain", "")).split("\n"))
+                stream: Kind = "value" if event.kind == "result" else "stdout"
+                self._write(page, event.rank, stream, str(event.data.get("text/plain", "")).split("\n"))
                 return
             for rank, stream, line in self._assembler.flush(event.rank):
                 self._write(page, rank, stream, [line])
             self._flush_merged(page, everything=True)
-            page.write("stdout", f"[rank {event.rank}]\n")
+            page.write("value", f"[rank {event.rank}]\n")
         page.parts.append(event)
