@@ -7,6 +7,7 @@ of torch, modal, IPython and ipywidgets.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from modal_magic._version import __version__
@@ -21,10 +22,14 @@ if TYPE_CHECKING:
     from modal_magic.errors import SessionClosed as SessionClosed
     from modal_magic.errors import SessionError as SessionError
     from modal_magic.errors import UsageError as UsageError
+    from modal_magic.protocol import Retries as Retries
     from modal_magic.run import Run as Run
     from modal_magic.session import Session as Session
 
+    attempt: int
+
 _ROOMS = {
+    "Retries": "protocol",
     "Run": "run",
     "Session": "session",
     **dict.fromkeys(
@@ -41,11 +46,13 @@ _ROOMS = {
     ),
 }
 
-__all__ = ["__version__", "load_ipython_extension", "unload_ipython_extension", *_ROOMS]
+__all__ = ["__version__", "attempt", "load_ipython_extension", "unload_ipython_extension", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for, and only then (PEP 562)."""
+    """Load what is asked for, and only then (PEP 562). `attempt` counts the tries of a run (`--retries`) from 1."""
+    if name == "attempt":
+        return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1
     if name in _ROOMS:
         return getattr(importlib.import_module(f"modal_magic.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -103,6 +103,8 @@ class Gateway:
                 environment=spec.environment,
                 store=store,
                 lease=spec.lease,
+                idle=spec.idle,
+                max_lifetime=spec.max_lifetime,
             )
         )
         self.log = EventLog(Path(spec.folder), spec.log_limit)
@@ -234,8 +236,8 @@ class Gateway:
 
     def _status(self, request: str) -> p.Status:
         machine, now = self.machine, self.now()
-        run = machine.active.run if machine.active is not None else None
-        lease = self.timers.due.get("lease")
+        run = machine.active.run if machine.active is not None else machine.retrying or None
+        left = {timer: due - now for timer, due in self.timers.due.items()}
         return p.Status(
             request=request,
             session=self.spec.session,
@@ -253,11 +255,14 @@ class Gateway:
                 for number, rank in enumerate(machine.ranks)
             ],
             run=run,
-            queued=[queued.task.run for _, queued in machine.queue],
+            queued=[queued.task.run for _, queued in machine.queue if queued.task.run != run],
             clients=len(self.clients),
             uptime=now - self.began,
             lease=self.spec.lease,
-            lease_left=None if lease is None else lease - now,
+            lease_left=left.get("lease"),
+            idle=self.spec.idle,
+            idle_left=left.get("idle"),
+            lifetime_left=left.get("lifetime"),
         )
 
     # -- the log
@@ -333,7 +338,7 @@ class Gateway:
             case s.Log(event=event):
                 if isinstance(event, p.Submitted):
                     self.last_run = event.run
-                    if event.run in self.flows:
+                    if event.run in self.flows and event.attempt == 1:
                         self.flows[event.run].began = self.now()
                 elif isinstance(event, p.RunEnded) and event.run in self.flows:
                     flow = self.flows[event.run]

@@ -18,7 +18,8 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from modal_magic import config, registry
 from modal_magic.errors import CellSyntaxError, GatewayLost, ModalMagicError, SessionError, SessionGone, UsageError
-from modal_magic.options import OPTIONS, POSITIONALS, TABLES, differences, resolve
+from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Options, differences, resolve
+from modal_magic.protocol import Retries
 from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
 from modal_magic.session import CELL_BYTES, Resources, Session, choose_backend
@@ -89,6 +90,8 @@ class ModalMagics(Magics):
             cell,
             ranks=ranks,
             output_limit=options.output_limit,
+            timeout=options.timeout,
+            retries=retries_of(options),
             cell=len(self.host.user_ns["In"]) - 1,  # execution_count is this cell or the next, by version of IPython
             first_line=2,
         )
@@ -129,6 +132,14 @@ class ModalMagics(Magics):
         session = self.existing(given)
         log = session.log(self.chosen(given.get("rank"), session))
         self.show_log(log, given)
+
+    @line_magic
+    @options_of("modal_interrupt")
+    def modal_interrupt(self, line: str) -> None:
+        """Interrupt the run of a session that goes on: one in the background, or of another kernel."""
+        session = self.existing(parse_line(line, TABLES["modal_interrupt"]))
+        run = session.interrupt()
+        self.say(f"{session.name}: {'no run is in progress' if run is None else f'run {run} is interrupted'}")
 
     @line_magic
     @options_of("modal_restart")
@@ -281,6 +292,17 @@ class ModalMagics(Magics):
                 session.detach()
         self.sessions.clear()
         self.resources.close()
+
+
+def retries_of(options: Options) -> Retries:
+    """How a run is tried again."""
+    return Retries(
+        max_retries=options.retries,
+        initial_delay=options.retry_initial_delay,
+        backoff_coefficient=options.retry_backoff_coefficient,
+        max_delay=options.retry_max_delay,
+        on_error=options.retry_on_error,
+    )
 
 
 def in_jupyter(shell: InteractiveShell) -> bool:

@@ -17,9 +17,13 @@ from modal_magic.errors import UsageError
 from modal_magic.reading import Option, Scope, format_line
 
 __all__ = [
-    "LOGS_OPTIONS", "OPTIONS", "POSITIONALS", "RESTART_OPTIONS", "SESSION", "STATUS_OPTIONS", "STOP_OPTIONS", "TABLES",
-    "Options", "Shape", "differences", "docs_table", "resolve",
+    "INTERRUPT_OPTIONS", "LOGS_OPTIONS", "OPTIONS", "POSITIONALS", "RESTART_OPTIONS", "SESSION", "STATUS_OPTIONS",
+    "STOP_OPTIONS", "TABLES", "Options", "Shape", "differences", "docs_table", "resolve",
 ]  # fmt: skip
+
+
+IDLE_ON_MODAL = 1800.0
+"""What `--idle auto` means where an hour without a run costs money, in seconds."""
 
 
 def _option(default: Any, help: str, parse: Callable[[object], object], scope: Scope, **rest: Any) -> Any:
@@ -79,11 +83,56 @@ class Options:
     )  # fmt: skip
     restart: bool = _option(
         False, "begin with fresh ranks: their variables are lost", v.switch, "session", switch=True, example="true",
-        write=lambda given: str(given).lower(),
+        write=v.write_switch,
     )  # fmt: skip
     lease: float = _option(
-        1800.0, "how long the session lives with no kernel attached and no run in progress", v.duration, "session",
-        write=v.write_duration, metavar="TIME", example="30min",
+        1800.0, "how long the session lives with no kernel attached and no run in progress",
+        v.limit("a lease", "30min"), "session", write=v.write_duration, metavar="TIME", example="30min",
+    )  # fmt: skip
+    idle: v.Idle = _option(  # noqa: RUF009
+        "auto", "end the session after this time without a run; `auto` is 30min on Modal and `off` on this machine",
+        v.idle, "session", write=v.write_duration, nullable=True, absent="off", metavar="TIME", example="30min",
+        suggestions=("auto", "off"),
+    )  # fmt: skip
+    max_lifetime: float | None = _option(
+        None, "end the session this long after its start, also during a run", v.limit("a life", "12h"), "session",
+        write=v.write_duration, absent="off", metavar="TIME", example="12h", suggestions=("off",),
+    )  # fmt: skip
+    end_with_kernel: bool = _option(
+        False, "end the session when its kernel is shut down, but not when it is restarted", v.switch, "session",
+        switch=True, example="true", write=v.write_switch,
+    )  # fmt: skip
+    background: bool = _option(
+        False, "do not wait for the run: the value of the cell is its handle", v.switch, "run", switch=True,
+        example="true", write=v.write_switch,
+    )  # fmt: skip
+    handle: str | None = _option(
+        None, "the variable of the notebook that is given the run's handle", v.variable, "run", metavar="NAME",
+        example="training",
+    )  # fmt: skip
+    timeout: float | None = _option(
+        None, "interrupt the run after this time", v.limit("a time limit", "1h"), "run", write=v.write_duration,
+        absent="off", metavar="TIME", example="1h", suggestions=("off",),
+    )  # fmt: skip
+    retries: int = _option(
+        0, "run the cell again when ranks were lost, so many times; `modal_magic.attempt` counts from 1",
+        v.whole("a run has 0 to 10 retries", 0, 10), "run", metavar="N", example="3",
+    )  # fmt: skip
+    retry_initial_delay: float = _option(
+        1.0, "how long the first retry waits", v.duration("the first retry waits 0 to 60s", 0.0, 60.0, "1s"), "run",
+        write=v.write_duration, metavar="TIME", example="1s",
+    )  # fmt: skip
+    retry_backoff_coefficient: float = _option(
+        2.0, "by how much each retry waits longer than the one before; 1 is always as long",
+        v.number("a coefficient is a number from 1 to 10", 1.0, 10.0), "run", metavar="NUMBER", example="2.0",
+    )  # fmt: skip
+    retry_max_delay: float = _option(
+        60.0, "how long a retry waits at most", v.duration("a retry waits at most 1s to 60s", 1.0, 60.0, "1min"),
+        "run", write=v.write_duration, metavar="TIME", example="1min",
+    )  # fmt: skip
+    retry_on_error: bool = _option(
+        False, "run the cell again when it raised, too", v.switch, "run", switch=True, example="true",
+        write=v.write_switch,
     )  # fmt: skip
     log_limit: int = _option(
         1_000_000_000, "how much the log of the session holds on disk; past it the oldest goes", v.log_size, "session",
@@ -104,6 +153,12 @@ class Options:
         """GPUs of each node: 0 without `gpu`, 1 when it has no count."""
         return v.gpu_count(self.gpu)
 
+    def idle_on(self, backend: str) -> float | None:
+        """How many seconds a session of this backend may be without a run, None for any time."""
+        if self.idle != "auto":
+            return self.idle
+        return IDLE_ON_MODAL if backend == "modal" else None
+
     def shape(self) -> Shape:
         """The shape of the session that these options ask for."""
         return Shape(
@@ -120,6 +175,7 @@ OPTIONS: tuple[Option, ...] = tuple(
 SESSION = next(option for option in OPTIONS if option.name == "session")
 STATUS_OPTIONS = (SESSION,)
 RESTART_OPTIONS = (SESSION,)
+INTERRUPT_OPTIONS = (SESSION,)
 LOGS_OPTIONS = (
     Option(
         name="rank", short="--ranks", help="show the log of these ranks only", parse=v.ranks, write=v.write_ranks,
@@ -141,6 +197,7 @@ TABLES: Mapping[str, tuple[Option, ...]] = MappingProxyType(
         "modal_distributed": OPTIONS,
         "modal_status": STATUS_OPTIONS,
         "modal_logs": LOGS_OPTIONS,
+        "modal_interrupt": INTERRUPT_OPTIONS,
         "modal_restart": RESTART_OPTIONS,
         "modal_stop": STOP_OPTIONS,
     }

@@ -99,6 +99,19 @@ class Place(Part):
     device: str
 
 
+class Retries(Part):
+    """How often a run whose ranks were lost is tried again, in the terms of `modal.Retries`; delays in seconds.
+
+    `on_error` says that a run whose cell raised is tried again too.
+    """
+
+    max_retries: int
+    initial_delay: float = 1.0
+    backoff_coefficient: float = 2.0
+    max_delay: float = 60.0
+    on_error: bool = False
+
+
 class Store(Part):
     """Where the store of the process groups listens, and the prefix that keeps this session's keys apart."""
 
@@ -141,6 +154,7 @@ class Submitted(Message):
     ranks: list[int]
     cell: int
     source: str
+    attempt: int = 1
 
 
 class Started(Message):
@@ -254,10 +268,25 @@ class RunQueued(Message):
     position: int
 
 
+class RunRetried(Message):
+    """A run is not over: its ranks were lost, or it raised, and it begins again `delay` seconds after this.
+
+    `cause` is a phrase with the rank that failed first: `rank 1 was killed by SIGKILL`. `attempt` is the one to come,
+    of at most `attempts`.
+    """
+
+    run: str
+    cause: str
+    attempt: int
+    attempts: int
+    delay: float
+
+
 class RunEnded(Message):
     """A run is over on every rank. `culprits` are the ranks that failed first, most telling cause first.
 
-    `withheld` counts the bytes of output that were kept in the log but not sent to clients.
+    `withheld` counts the bytes of output that were kept in the log but not sent to clients. `reason` says why a run was
+    interrupted that nobody has interrupted.
     """
 
     run: str
@@ -265,6 +294,7 @@ class RunEnded(Message):
     culprits: list[int]
     seconds: float
     withheld: int = 0
+    reason: str = ""
 
 
 class SessionChanged(Message):
@@ -297,7 +327,7 @@ WorkerEvent = (
     | StackTaken
 )
 NodeEvent = WorkerEvent | Lost | Notice
-Event = NodeEvent | Submitted | RunQueued | RunEnded | SessionChanged
+Event = NodeEvent | Submitted | RunQueued | RunRetried | RunEnded | SessionChanged
 
 
 class Record(Part):
@@ -312,7 +342,10 @@ class Record(Part):
 
 
 class Execute(Message):
-    """Run a cell. `cell` is the notebook's execution count, `first_line` the gutter line of the source's first line."""
+    """Run a cell. `cell` is the notebook's execution count, `first_line` the gutter line of the source's first line.
+
+    `attempt` is 1 at the first try.
+    """
 
     run: str
     source: str
@@ -443,11 +476,16 @@ class Attach(Message):
 
 
 class Run(Message):
-    """Run a cell on these ranks (None: all). Text past `output_limit` bytes stays in the log (None: no limit)."""
+    """Run a cell on these ranks (None: all). Text past `output_limit` bytes stays in the log (None: no limit).
+
+    `timeout` is how many seconds each attempt may take, from the time at which it is sent to its ranks.
+    """
 
     task: Execute
     ranks: list[int] | None
     output_limit: int | None
+    timeout: float | None = None
+    retries: Retries | None = None
 
 
 class InterruptRun(Message):
@@ -507,7 +545,10 @@ class Attached(Message):
 
 
 class Status(Message):
-    """The answer to `AskStatus`. Times in seconds; `lease_left` is None while the lease does not run."""
+    """The answer to `AskStatus`. Times in seconds; what is left is None while that clock does not run.
+
+    `idle` is None where the session may be without a run for any time.
+    """
 
     request: str
     session: str
@@ -520,6 +561,9 @@ class Status(Message):
     uptime: float
     lease: float
     lease_left: float | None
+    idle: float | None = None
+    idle_left: float | None = None
+    lifetime_left: float | None = None
 
 
 class LogPage(Message):

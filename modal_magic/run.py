@@ -103,7 +103,8 @@ class Run:
             if lost
             else "variables are kept on all ranks"
         )
-        return f"the run was interrupted{f' ({told})' if told else ''}; {kept}"
+        why = f": {self.view.reason}" if self.view.reason else ""
+        return f"the run was interrupted{why}{f' ({told})' if told else ''}; {kept}"
 
     # -- called by the session, in the loop's thread
 

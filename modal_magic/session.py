@@ -129,12 +129,15 @@ class Session:
         *,
         ranks: Sequence[int] | None = None,
         output_limit: int | None = Options().output_limit,
+        timeout: float | None = None,
+        retries: int | p.Retries = 0,
         cell: int = 0,
         first_line: int = 1,
     ) -> Run:
         """Run the text of a cell on these ranks (None: all). Returns at once; `wait` waits.
 
-        `output_limit` is in bytes of text over all ranks; what is past it stays in the session's log. `cell` and
+        `output_limit` is in bytes of text over all ranks; what is past it stays in the session's log. The run is
+        interrupted `timeout` seconds after it began, and tried again by `retries` when ranks were lost. `cell` and
         `first_line` make tracebacks speak of `In[cell]` and of the notebook's lines.
 
         Raises UsageError for a cell that cannot be sent; nothing has happened then.
@@ -156,7 +159,9 @@ class Session:
         run = Run(self, uuid.uuid4().hex[:12])
         self._runs[run.id] = run
         task = p.Execute(run.id, source, cell, first_line)
-        self.send(p.Run(task, None if ranks is None else sorted(set(ranks)), output_limit))
+        chosen = None if ranks is None else sorted(set(ranks))
+        again = p.Retries(retries) if isinstance(retries, int) else retries
+        self.send(p.Run(task, chosen, output_limit, timeout, again if again.max_retries else None))
         return run
 
     def ready(self, seconds: float = 120.0) -> Self:
@@ -186,6 +191,13 @@ class Session:
         """The log of a run (None: of the last one) on these ranks (None: all), fetched while it is read."""
         wanted = None if ranks is None else list(ranks)
         return asked(lambda name, after: self._ask(p.AskLog, p.LogPage, name, wanted, after), run)
+
+    def interrupt(self) -> str | None:
+        """Have the ranks leave the run in progress, whoever began it. Returns its id, None where there is none."""
+        run = self.status().run
+        if run is not None:
+            self.send(p.InterruptRun(run))
+        return run
 
     def restart(self, ranks: Sequence[int] | None = None) -> None:
         """Start these ranks anew (None: all), without variables, and wait until they are ready."""
@@ -238,6 +250,8 @@ class Session:
             environment=dict(shape.env),
             lease=options.lease,
             log_limit=options.log_limit,
+            idle=options.idle_on(self.backend_name),
+            max_lifetime=options.max_lifetime,
         )
         try:
             reached = backend.start(plan)

@@ -14,7 +14,7 @@ from modal_magic.protocol import Message, Part, Place, Store
 
 
 class GatewaySpec(Part):
-    """All that a gateway must know. Keys are Z85; `lease` is in seconds, `log_limit` in bytes."""
+    """All that a gateway must know. Keys are Z85; times are in seconds, `log_limit` is in bytes."""
 
     session: str
     host: str
@@ -31,6 +31,8 @@ class GatewaySpec(Part):
     lease: float
     folder: str
     log_limit: int = 1_000_000_000
+    idle: float | None = None
+    max_lifetime: float | None = None
 
 
 class AgentSpec(Part):

@@ -7,6 +7,7 @@ what is allowed. Where the value stood parsers do not know; `modal_magic.reading
 from __future__ import annotations
 
 import difflib
+import keyword
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -16,12 +17,16 @@ from typing import Any, Literal
 from modal_magic.ranges import format_ranks, parse_ranks
 
 __all__ = [
-    "GPU_TYPES", "Refused", "Show", "choice", "duration", "environment", "gpu", "gpu_count", "name", "ranks",
-    "same_gpu", "show", "size", "switch", "whole", "write_duration", "write_ranks", "write_size",
+    "GPU_TYPES", "Idle", "Refused", "Show", "choice", "duration", "environment", "gpu", "gpu_count", "idle", "limit",
+    "name", "number", "ranks", "same_gpu", "show", "size", "switch", "variable", "whole", "write_duration",
+    "write_ranks", "write_size", "write_switch",
 ]  # fmt: skip
 
 Show = tuple[int, ...] | Literal["all"] | None
 """Whose output a cell shows: these ranks, every rank, or (None) what the view thinks best."""
+
+Idle = float | Literal["auto"] | None
+"""How many seconds a session may be without a run: `auto` leaves it to the backend, None is for any time."""
 
 GPU_TYPES = (
     "T4", "L4", "A10", "A10G", "A100", "A100-40GB", "A100-80GB", "L40S", "H100", "H100!", "H200", "B200", "B200+",
@@ -31,7 +36,7 @@ SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """What a session may be called: it becomes the name of a folder."""
 SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 DURATION_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
-LONGEST_LEASE = 30 * 86400.0
+LONGEST = 30 * 86400.0
 
 
 class Refused(ValueError):
@@ -175,23 +180,67 @@ def write_size(size: Any) -> str:
     return f"{size // SIZE_UNITS[unit.lower()]}{unit}"
 
 
-def duration(value: object) -> float:
-    """A time in seconds: `30min`, `2h`, `45`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = repr(value) if number else value
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-z]*)\s*", text) if isinstance(text, str) else None
-    if found is None or found[2] not in DURATION_UNITS:
-        raise Refused("write a time as a number and s, min, h or d", "30min")
-    seconds = float(found[1]) * DURATION_UNITS[found[2]]
-    if not (math.isfinite(seconds) and 0 < seconds <= LONGEST_LEASE):
-        raise Refused(f"a lease is longer than 0 and at most {write_duration(LONGEST_LEASE)}", "30min")
-    return seconds
+def duration(allowed: str, low: float, high: float, example: str) -> Callable[[object], float]:
+    """A parser of times in seconds from `low` to `high`: `30min`, `45`; `allowed` is the sentence that says so."""
+
+    def parse(value: object) -> float:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        text = repr(value) if is_number else value
+        pattern = r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-z]*)\s*"
+        found = re.fullmatch(pattern, text) if isinstance(text, str) else None
+        if found is None or found[2] not in DURATION_UNITS:
+            raise Refused("write a time as a number and s, min, h or d", example)
+        seconds = float(found[1]) * DURATION_UNITS[found[2]]
+        if not low <= seconds <= high:
+            raise Refused(allowed, example)
+        return seconds
+
+    return parse
+
+
+def limit(what: str, example: str) -> Callable[[object], float]:
+    """A parser of a time that has no bounds of its own: longer than 0, and at most 30 days."""
+    return duration(f"{what} is longer than 0 and at most {write_duration(LONGEST)}", math.ulp(0.0), LONGEST, example)
+
+
+def idle(value: object) -> float | Literal["auto"]:
+    """A time, or `auto`."""
+    if isinstance(value, str) and value.strip().lower() == "auto":
+        return "auto"
+    return limit("this time", "30min")(value)
+
+
+def number(allowed: str, low: float, high: float) -> Callable[[object], float]:
+    """A parser of numbers from `low` to `high`; `allowed` is the sentence that says so."""
+
+    def parse(value: object) -> float:
+        if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,18}(\.\d{1,18})?\s*", value):
+            value = float(value)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise Refused(allowed, low)
+        return float(value)
+
+    return parse
+
+
+def variable(value: object) -> str:
+    """A name that Python takes for a variable."""
+    if not isinstance(value, str) or not value.isidentifier() or keyword.iskeyword(value):
+        raise Refused("write a name that Python takes for a variable", "training")
+    return value
 
 
 def write_duration(seconds: Any) -> str:
-    """What `duration` reads back, in the largest unit that divides it."""
+    """What `duration` and `idle` read back, in the largest unit that divides it."""
+    if isinstance(seconds, str):
+        return seconds
     unit = next((unit for unit in ("d", "h", "min", "s") if seconds % DURATION_UNITS[unit] == 0), "")
     return f"{int(seconds) // DURATION_UNITS[unit]}{unit}" if unit else f"{seconds!r}s"
+
+
+def write_switch(given: Any) -> str:
+    """What `switch` reads back."""
+    return str(given).lower()
 
 
 def write_ranks(ranks: Any) -> str:

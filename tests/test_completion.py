@@ -19,21 +19,24 @@ def tab(line: str, cursor: int | None = None) -> list[str]:
     return complete(line, cursor, TABLES, SESSIONS)
 
 
+RETRY = [option.flag for option in OPTIONS if option.name.startswith("retr")]
+
+
 @pytest.mark.parametrize(
     ("line", "found"),
     [
         ("%modal_distributed --rep", ["--replicas"]),
         ("%%modal_distributed --rep", ["--replicas"]),
         ("result = %modal_distributed --rep", ["--replicas"]),
-        ("  %modal_distributed --replicas 4 --re", ["--restart"]),
-        ("%modal_distributed --env A=1 --en", ["--env"]),
+        ("  %modal_distributed --replicas 4 --re", ["--restart", *RETRY]),
+        ("%modal_distributed --env A=1 --env", ["--env"]),
         ("%modal_distributed --backend ", ["auto", "local", "modal"]),
         ("%modal_distributed --backend=l", ["local"]),
         ("%modal_distributed --gpu a100-", ["A100-40GB", "A100-80GB"]),
         ("%modal_distributed --session t", ["train-1"]),
         ("%modal_distributed --session=", ["train-1", "evaluate"]),
         ("%modal_distributed --replicas ", []),
-        ("%modal_distributed --restart --b", ["--backend"]),
+        ("%modal_distributed --restart --b", ["--backend", "--background"]),
         ("%modal_distributed --env 'open --rep", ["--replicas"]),
         ("%modal_logs --", ["--rank", "--last", "--file", "--session"]),
         ("%modal_stop ", ["train-1", "evaluate", "--all", "--session"]),
@@ -61,7 +64,7 @@ def test_in_a_cell_the_line_with_the_cursor_counts() -> None:
 
 
 def test_what_stands_after_the_cursor_does_not_matter() -> None:
-    assert tab("%modal_distributed --ba --replicas 4", len("%modal_distributed --ba")) == ["--backend"]
+    assert tab("%modal_distributed --fr --replicas 4", len("%modal_distributed --fr")) == ["--framework"]
 
 
 def test_after_an_equals_sign_only_the_value_is_replaced() -> None:

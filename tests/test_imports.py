@@ -47,7 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "specs": {"protocol"},
     "topology": {"protocol", "options"},
     "lines": {"protocol"},
-    "state": {"protocol", "ranges", "topology", "state"},
+    "state": {"protocol", "ranges", "values", "topology", "state"},
     "segments": {"protocol"},
     "log": {"protocol", "lines", "segments"},
     "flow": {"lines"},

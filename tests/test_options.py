@@ -34,6 +34,7 @@ from modal_magic.values import GPU_TYPES
 rank_sets = some.sets(some.integers(0, 1023), min_size=1, max_size=20).map(lambda ranks: tuple(sorted(ranks)))
 contents = some.text(some.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 gpus = some.tuples(some.sampled_from(GPU_TYPES), some.sampled_from(["", ":1", ":8"])).map("".join)
+times = some.floats(1e-6, 30 * 86400.0) | some.integers(1, 30 * 86400).map(float)
 values = some.fixed_dictionaries(
     {},
     optional={
@@ -50,7 +51,18 @@ values = some.fixed_dictionaries(
         ).map(lambda pairs: tuple(sorted(pairs.items()))),
         "output_limit": some.none() | some.integers(1, 10**15),
         "restart": some.just(True),
-        "lease": some.floats(1e-6, 30 * 86400.0) | some.integers(1, 30 * 86400).map(float),
+        "lease": times,
+        "idle": some.none() | some.just("auto") | times,
+        "max_lifetime": some.none() | times,
+        "end_with_kernel": some.just(True),
+        "background": some.just(True),
+        "handle": some.sampled_from(["run", "training", "läuft"]),
+        "timeout": some.none() | times,
+        "retries": some.integers(0, 10),
+        "retry_initial_delay": some.floats(0, 60),
+        "retry_backoff_coefficient": some.sampled_from([1.0, 1.5, 2.25, 10.0]),
+        "retry_max_delay": some.floats(1, 60),
+        "retry_on_error": some.just(True),
     },
 )
 scalars = some.none() | some.booleans() | some.integers() | some.floats() | some.text()
@@ -139,6 +151,13 @@ def test_a_line_gives_only_what_it_names() -> None:
         ("show", [1, 0], (0, 1)),
         ("env", {"A": 1, "B": "x"}, (("A", "1"), ("B", "x"))),
         ("env", [("B", "x"), "A=1"], (("A", "1"), ("B", "x"))),
+        ("idle", "off", None),
+        ("idle", "Auto", "auto"),
+        ("idle", "10min", 600.0),
+        ("max_lifetime", "off", None),
+        ("timeout", "1h", 3600.0),
+        ("retry_initial_delay", 0, 0.0),
+        ("retry_backoff_coefficient", "1.5", 1.5),
         ("restart", "yes", True),
         ("restart", False, False),
     ],
@@ -160,6 +179,20 @@ def test_values_are_taken_as_people_write_them(name: str, text: object, value: o
         ("--ranks x", "--ranks x: 'x' names no ranks: write numbers and ranges, as in 0,2-3"),
         ("--env A", "--env: write NAME=VALUE; try --env NCCL_DEBUG=INFO"),
         ("--lease 0", "--lease 0: a lease is longer than 0 and at most 30d; try --lease 30min"),
+        ("--timeout 31d", "--timeout 31d: a time limit is longer than 0 and at most 30d; try --timeout 1h"),
+        ("--idle soon", "--idle soon: write a time as a number and s, min, h or d; try --idle 30min"),
+        ("--retries 11", "--retries 11: a run has 0 to 10 retries; try --retries 10"),
+        (
+            "--retry-max-delay 2min",
+            "--retry-max-delay 2min: a retry waits at most 1s to 60s; try --retry-max-delay 1min",
+        ),
+        (
+            "--retry-backoff-coefficient 0.5",
+            "--retry-backoff-coefficient 0.5: a coefficient is a number from 1 to 10; "
+            "try --retry-backoff-coefficient 1.0",
+        ),
+        ("--handle 2nd", "--handle 2nd: write a name that Python takes for a variable; try --handle training"),
+        ("--handle class", "--handle class: write a name that Python takes for a variable; try --handle training"),
         ("--output-limit 0", "--output-limit 0: a limit is at least 1 byte; off lifts it; try --output-limit 10MB"),
         ("--replica 4", "unknown option --replica; did you mean --replicas?"),
         ("--nproc_per_node=4", "unknown option --nproc_per_node; did you mean --nproc-per-node?"),
@@ -176,6 +209,12 @@ def test_values_are_taken_as_people_write_them(name: str, text: object, value: o
 )
 def test_a_line_that_cannot_be_read_says_what_to_do(line: str, message: str) -> None:
     assert refusal(line) == message
+
+
+def test_idle_auto_ends_sessions_on_modal_and_none_on_this_machine() -> None:
+    assert (Options().idle_on("modal"), Options().idle_on("local")) == (1800.0, None)
+    assert Options(idle=None).idle_on("modal") is None
+    assert Options(idle=60.0).idle_on("local") == 60.0
 
 
 def test_an_unknown_gpu_names_the_nearest_and_keeps_the_count() -> None:

@@ -17,8 +17,19 @@ choices = some.none() | some.lists(some.integers(-1, 4), max_size=4)
 healths = some.builds(p.Health, some.booleans(), some.sampled_from([{}, {"0": 1}, {"0": 2}]), some.booleans())
 kinds: some.SearchStrategy[p.ErrorKind] = some.sampled_from(["exception", "communication"])
 
+policies = some.none() | some.builds(
+    p.Retries,
+    some.integers(0, 3),
+    some.sampled_from([0.0, 1.0, -1.0]),
+    some.sampled_from([1.0, 2.0, 1e300]),
+    some.just(60.0),
+    some.booleans(),
+)
+TIMERS = ["verdict", "group", "lease", "idle", "idle warning", "lifetime", "lifetime warning", "timeout", "retry"]
+TIMERS += ["closing", "nonsense"]
+
 requests: some.SearchStrategy[p.Run | p.InterruptRun | p.Restart] = (
-    some.builds(p.Run, some.builds(execute, runs), choices, some.none())
+    some.builds(p.Run, some.builds(execute, runs), choices, some.none(), some.sampled_from([None, 1.0]), policies)
     | some.builds(p.InterruptRun, runs)
     | some.builds(p.Restart, some.just("r"), choices)
 )
@@ -37,7 +48,7 @@ stimuli: some.SearchStrategy[s.Stimulus | None] = (
     | some.builds(s.NodeGone, some.integers(0, 1), some.just("crashed"))
     | some.builds(s.Asked, some.just(CLIENT), requests)
     | some.builds(s.Attendance, some.integers(0, 2))
-    | some.builds(s.Fired, some.sampled_from(["verdict", "group", "lease", "closing", "nonsense"]))
+    | some.builds(s.Fired, some.sampled_from(TIMERS))
     | events
     | some.none()  # let everybody do what they were told: it takes the machine to places that noise does not find
 )
@@ -99,7 +110,7 @@ def outstanding(machine: s.Machine) -> set[str]:
 def test_whatever_happens_every_run_ends_once_and_the_session_can_be_closed(
     grouped: bool, given_stimuli: list[s.Stimulus | None]
 ) -> None:
-    rig = JudgedRig(2, 2, grouped=grouped)
+    rig = JudgedRig(2, 2, grouped=grouped, idle=60.0, max_lifetime=600.0)
     rig.lenient = True
     for stimulus in given_stimuli:
         if stimulus is None:
@@ -137,7 +148,7 @@ def test_whatever_ranks_and_nodes_suffer_the_session_comes_to_rest_with_all_that
         "lose",
         "group",
     ]
-    deeds += ["verdict", "patience"]
+    deeds += ["verdict", "patience", "timeout", "retry"]
     for number, deed in enumerate(data.draw(some.lists(some.sampled_from(deeds), max_size=40))):
         suffer(rig, deed, number, data)
     while rig.machine.state is not s.SessionState.CLOSED:
@@ -146,6 +157,8 @@ def test_whatever_ranks_and_nodes_suffer_the_session_comes_to_rest_with_all_that
         rig.play()
         if "verdict" in rig.timers:
             rig.fire("verdict")
+        elif "retry" in rig.timers:
+            rig.fire("retry")
         elif (active := rig.machine.active) is not None:
             assert all(rig.workers[rank].started for rank in active.pending), "a rank does not come to its cell"
             rig.finish(active.run)
@@ -169,7 +182,8 @@ def suffer(rig: Rig, deed: str, number: int, data: some.DataObject) -> None:
         case "gone" if rig.machine.nodes:
             rig.feed(s.NodeGone(data.draw(some.sampled_from(sorted(rig.machine.nodes))), "was preempted"))
         case "run":
-            rig.run(f"run {number}", data.draw(choices))
+            timeout, retries = data.draw(some.sampled_from([None, 9.0])), data.draw(policies)
+            rig.run(f"run {number}", data.draw(choices), timeout, retries)
         case "interrupt" if outstanding(rig.machine):
             rig.ask(p.InterruptRun(data.draw(some.sampled_from(sorted(outstanding(rig.machine))))))
         case "restart":
@@ -187,6 +201,8 @@ def suffer(rig: Rig, deed: str, number: int, data: some.DataObject) -> None:
             rig.lose(data.draw(some.sampled_from(sorted(rig.workers))))
         case "verdict" if "verdict" in rig.timers:
             rig.fire("verdict")
+        case "timeout" | "retry" if deed in rig.timers:
+            rig.fire(deed)
         case "patience" if "group" in rig.timers:
             rig.fire("group")
         case "group" if rig.grouped:

@@ -12,7 +12,7 @@ __all__ = ["Backend", "Plan", "Reached"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The session that is wanted. `lease` is in seconds, `log_limit` in bytes; `environment` is `--env`."""
+    """The session that is wanted. Times are in seconds, `log_limit` is in bytes; `environment` is `--env`."""
 
     session: str
     nodes: int
@@ -22,6 +22,8 @@ class Plan:
     environment: dict[str, str]
     lease: float
     log_limit: int = 1_000_000_000
+    idle: float | None = None
+    max_lifetime: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

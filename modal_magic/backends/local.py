@@ -194,6 +194,8 @@ class LocalBackend:
                     i6pn=False,
                     environment=plan.environment,
                     lease=plan.lease,
+                    idle=plan.idle,
+                    max_lifetime=plan.max_lifetime,
                     folder=str(folder),
                     log_limit=plan.log_limit,
                 )

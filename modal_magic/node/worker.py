@@ -81,6 +81,7 @@ class Worker:
         if task.run not in self.unwanted:
             # Most cells of a notebook end at once: then their beginning and their end are one message.
             self.channel.post(p.Started(self.rank, task.run))
+            os.environ["TORCHELASTIC_RESTART_COUNT"] = str(task.attempt - 1)  # where scripts for torchrun look
             self.framework.begin(task.run)
             self.running = task.run
             try:

@@ -1,14 +1,14 @@
 """The session's state machine, pure: stimuli in, effects out; no clock, no socket, no thread."""
 
+from modal_magic.state.lease import Lease
 from modal_magic.state.machine import (
     ATTEMPTS,
     CLOSING_SECONDS,
     GROUP_SECONDS,
     VERDICT_SECONDS,
     Machine,
-    Plan,
-    Rank,
 )
+from modal_magic.state.plan import Plan, Rank
 from modal_magic.state.runs import ActiveRun
 from modal_magic.state.tables import (
     BUSY,
@@ -50,6 +50,7 @@ __all__ = [
     "Effect",
     "End",
     "Fired",
+    "Lease",
     "Log",
     "Machine",
     "NodeGone",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
 from modal_magic.ranges import format_ranks, name_ranks
+from modal_magic.state.attempts import next_attempt
+from modal_magic.state.lease import Lease
+from modal_magic.state.plan import Plan, Rank
 from modal_magic.state.runs import COMMUNICATION, EXCEPTION, LOST, ActiveRun
 from modal_magic.state.tables import FREE, RANK_TABLE, SESSION_TABLE, RankState, SessionState, UnexpectedEvent
 from modal_magic.state.words import (
@@ -24,7 +26,8 @@ from modal_magic.state.words import (
     Stimulus,
     Tell,
 )
-from modal_magic.topology import Meeting, Topology, place
+from modal_magic.topology import Meeting, place
+from modal_magic.values import write_duration
 
 VERDICT_SECONDS = 0.15
 """How long the verdict on a failure waits: peers' connection errors can arrive before their cause."""
@@ -36,30 +39,6 @@ ATTEMPTS = 3
 """How often a rank or a group is tried in a row before the session goes on without it."""
 
 R, S = RankState, SessionState
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a session was asked to be. `accelerated`: its ranks want GPUs; `grouped`: they form a process group."""
-
-    topology: Topology
-    grouped: bool
-    accelerated: bool
-    i6pn: bool
-    environment: Mapping[str, str]
-    store: p.Store | None
-    lease: float
-
-
-@dataclass(slots=True)
-class Rank:
-    """What the machine knows of one rank. `attempts` counts its starts since it last was of use."""
-
-    state: RankState = R.LAUNCHING
-    pid: int = 0
-    device: str = ""
-    attempts: int = 0
-    history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
 
 class Machine:
@@ -74,6 +53,7 @@ class Machine:
         self.meeting: Meeting | None = None
         self.active: ActiveRun | None = None
         self.queue: deque[tuple[bytes, p.Run]] = deque()
+        self.retrying = ""
         self.restarts: list[tuple[bytes, str]] = []
         self.restarting: set[int] = set()
         self.clients = 0
@@ -81,7 +61,7 @@ class Machine:
         self.group_attempts = 0
         self.group_trouble = ""
         self.closing_reason = ""
-        self._lease_runs = False
+        self.lease = Lease(plan.lease, plan.idle, plan.max_lifetime)
         self._effects: list[Effect] = []
 
     def handle(self, stimulus: Stimulus) -> list[Effect]:
@@ -215,7 +195,8 @@ class Machine:
         assert self.active is not None
         self.active.end(event.rank, event.health)
         if isinstance(event, p.Failed):
-            self._failed(event.rank, COMMUNICATION if event.error.kind == "communication" else EXCEPTION)
+            kind = COMMUNICATION if event.error.kind == "communication" else EXCEPTION
+            self._failed(event.rank, kind, f"raised {event.error.name}: {event.error.message}".partition("\n")[0])
 
     def _lost(self, event: p.Lost) -> None:
         rank = self._advance(event.rank, event)
@@ -224,11 +205,11 @@ class Machine:
         if self.active is not None and event.rank in self.active.pending:
             self.active.end(event.rank, None)
             if not event.forced:  # one that had to be killed to end the run is not why it ended
-                self._failed(event.rank, LOST)
+                self._failed(event.rank, LOST, event.cause)
 
-    def _failed(self, rank: int, kind: int) -> None:
+    def _failed(self, rank: int, kind: int, cause: str) -> None:
         assert self.active is not None
-        if self.active.fail(rank, kind):
+        if self.active.fail(rank, kind, cause):
             self._do(SetTimer("verdict", VERDICT_SECONDS))
 
     # -- requests
@@ -262,9 +243,16 @@ class Machine:
         for queued in [entry for entry in self.queue if entry[1].task.run == name]:
             self.queue.remove(queued)
             self._do(Log(p.RunEnded(name, "interrupted", [], 0.0)))
+            if self.retrying == name:
+                self.retrying = ""
+                self._do(SetTimer("retry", None))
         if self.active is not None and self.active.run == name:
-            self.active.interrupted = self.active.interrupted or not self.active.failures
-            self._release()
+            self._interrupt(self.active)
+
+    def _interrupt(self, active: ActiveRun, reason: str = "") -> None:
+        if not active.failures and not active.interrupted:
+            active.interrupted, active.reason = True, reason
+        self._release()
 
     def _asked_restart(self, client: bytes, request: p.Restart) -> None:
         chosen = range(len(self.ranks)) if request.ranks is None else request.ranks
@@ -280,6 +268,8 @@ class Machine:
         if not chosen:
             self._do(Answer(client, p.Done(request.request)))
             return
+        if self.active is not None:
+            self.active.final = True
         self.restarts.append((client, request.request))
         self.group_attempts, self.group_trouble = 0, ""
         for rank in chosen:
@@ -301,14 +291,24 @@ class Machine:
     def _fired(self, fired: Fired) -> None:
         if fired.timer == "verdict" and self.active is not None and self.active.pending:
             self._release()
+        elif fired.timer == "timeout" and self.active is not None and self.active.timeout is not None:
+            self._interrupt(
+                self.active, f"it reached its time limit of {write_duration(self.active.timeout)} (--timeout)"
+            )
+        elif fired.timer == "retry":
+            self.retrying = ""
         elif fired.timer == "group" and self.meeting is not None:
             if starting := self._in(R.LAUNCHING):
                 self._tell_ranks(starting, p.KillRanks)
                 self._do(SetTimer("group", GROUP_SECONDS))
             elif self._in(R.RENDEZVOUS):
                 self._no_group(f"the process group did not form within {GROUP_SECONDS:g} s")
-        elif fired.timer == "lease" and self._leasing():
-            self._begin_closing(f"its lease of {self.plan.lease / 60:g} min ran out with no kernel attached and no run")
+        else:
+            match self.lease.fired(fired.timer):
+                case p.Notice() as warning:
+                    self._do(Log(warning))
+                case str() as reason:
+                    self._begin_closing(reason)
 
     # -- what follows from the state alone, after every stimulus
 
@@ -319,17 +319,21 @@ class Machine:
             self._revive()
             self._open()
             self._start_next()
-        leasing = self._leasing()
-        if leasing != self._lease_runs:
-            self._lease_runs = leasing
-            self._do(SetTimer("lease", self.plan.lease if leasing else None))
-
-    def _leasing(self) -> bool:
-        return not self.clients and self.active is None and not self.queue
+        busy = self.active is not None or bool(self.queue)
+        self._do(*self.lease.settle(self.clients > 0, busy, self.state is not S.LAUNCHING))
 
     def _end_run(self, active: ActiveRun) -> None:
         self.active = None
-        self._do(SetTimer("verdict", None), Log(active.verdict()))
+        self._do(SetTimer("verdict", None))
+        if active.timeout is not None:
+            self._do(SetTimer("timeout", None))
+        if (again := next_attempt(active)) is not None:
+            request, told = again
+            self._do(Log(told), SetTimer("retry", told.delay))
+            self.retrying = active.run
+            self.queue.appendleft((active.client, request))
+        else:
+            self._do(Log(active.verdict()))
         if self.plan.grouped and not active.can_meet_again():
             self.group_attempts, self.group_trouble = 0, ""
             self._regroup()
@@ -390,7 +394,7 @@ class Machine:
         self.restarts.clear()
 
     def _start_next(self) -> None:
-        while self.queue and self.active is None and self.state in (S.READY, S.DEGRADED):
+        while self.queue and self.active is None and not self.retrying and self.state in (S.READY, S.DEGRADED):
             client, request = self.queue.popleft()
             chosen = tuple(range(len(self.ranks)) if request.ranks is None else dict.fromkeys(request.ranks))
             lost = [rank for rank in chosen if self.ranks[rank].state not in FREE]
@@ -399,13 +403,16 @@ class Machine:
                 reason = f"{name_ranks(lost)} is lost: --ranks names others, %modal_restart starts it again"
                 self._do(Answer(client, p.Refused(name, reason)), Log(p.RunEnded(name, "failed", lost, 0.0)))
                 continue
-            submitted = p.Submitted(name, list(chosen), request.task.cell, request.task.source)
+            task = request.task
+            submitted = p.Submitted(name, list(chosen), task.cell, task.source, task.attempt)
             for rank in chosen:
                 self._advance(rank, submitted)
-            self.active = ActiveRun(name, chosen, set(chosen))
+            self.active = ActiveRun(name, chosen, set(chosen), client, request)
             self._enter(S.RUNNING)
             self._do(Log(submitted))
-            self._tell_ranks(chosen, p.Submit, request.task)
+            self._tell_ranks(chosen, p.Submit, task)
+            if self.active.timeout is not None:
+                self._do(SetTimer("timeout", self.active.timeout))
 
     # -- the end
 
@@ -443,6 +450,7 @@ class Machine:
         if self.active is not None:
             self._do(Log(self.active.verdict()))
             self.active = None
+        self.retrying = ""
         while self.queue:
             self._do(Log(p.RunEnded(self.queue.popleft()[1].task.run, "interrupted", [], 0.0)))
 

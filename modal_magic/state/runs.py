@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
+from modal_magic.ranges import name_ranks
 
 __all__ = ["COMMUNICATION", "EXCEPTION", "LOST", "ActiveRun"]
 
@@ -14,14 +15,28 @@ LOST, EXCEPTION, COMMUNICATION = range(3)
 
 @dataclass(slots=True)
 class ActiveRun:
-    """Who still owes an end, and what has gone wrong in the order of its arrival."""
+    """Who still owes an end, and what has gone wrong in the order of its arrival.
+
+    `causes` has a phrase for each rank that failed; `reason` says why a run is interrupted that nobody interrupted.
+    One that is `final` is not tried again.
+    """
 
     run: str
     ranks: tuple[int, ...]
     pending: set[int]
+    client: bytes = b""
+    request: p.Run | None = None
     failures: list[tuple[int, int]] = field(default_factory=list)
+    causes: dict[int, str] = field(default_factory=dict)
     health: dict[int, p.Health] = field(default_factory=dict)
     interrupted: bool = False
+    reason: str = ""
+    final: bool = False
+
+    @property
+    def timeout(self) -> float | None:
+        """How many seconds this attempt may take, None for any time."""
+        return None if self.request is None else self.request.timeout
 
     def end(self, rank: int, health: p.Health | None) -> None:
         """A rank owes nothing more; one that is gone has no health to tell of."""
@@ -29,9 +44,10 @@ class ActiveRun:
         if health is not None:
             self.health[rank] = health
 
-    def fail(self, rank: int, kind: int) -> bool:
-        """Note a failure. Whether it is the first, of which the others must hear."""
+    def fail(self, rank: int, kind: int, cause: str) -> bool:
+        """Note a failure, with its cause as a phrase. Whether it is the first, of which the others must hear."""
         self.failures.append((kind, rank))
+        self.causes[rank] = f"{name_ranks([rank])} {cause}"
         return len(self.failures) == 1 and bool(self.pending) and not self.interrupted
 
     def verdict(self) -> p.RunEnded:
@@ -42,7 +58,8 @@ class ActiveRun:
         elif self.failures:
             status = "failed"
         culprits = [rank for _, rank in sorted(self.failures, key=lambda failure: failure[0])]
-        return p.RunEnded(self.run, status, culprits if status == "failed" else [], 0.0)
+        reason = self.reason if status == "interrupted" else ""
+        return p.RunEnded(self.run, status, culprits if status == "failed" else [], 0.0, reason=reason)
 
     def can_meet_again(self) -> bool:
         """Whether the process groups are as good as before.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from modal_magic.protocol import RemoteError
+from modal_magic.protocol import RemoteError, RunRetried
 from modal_magic.ranges import name_ranks
 from modal_magic.view.model import RankView, RunView
+from modal_magic.view.status import seconds_in_words
 
-__all__ = ["failure_lines", "failure_sentence", "headline", "strip_colours", "whereabouts"]
+__all__ = ["failure_lines", "failure_sentence", "headline", "retry_sentence", "strip_colours", "whereabouts"]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RED, RESET = "\x1b[31m", "\x1b[0m"
@@ -96,10 +97,18 @@ def failure_sentence(run: RunView) -> str:
         )
     else:
         sentences.append("variables are kept on all ranks")
+    if run.attempt > 1:
+        sentences.append(f"this was attempt {run.attempt}")
     return (
         ". ".join(sentence[0].upper() + sentence[1:] if index else sentence for index, sentence in enumerate(sentences))
         + "."
     )
+
+
+def retry_sentence(event: RunRetried) -> str:
+    """What a notebook says between two attempts of a run."""
+    delay = f" in {seconds_in_words(event.delay)}" if event.delay else " now"
+    return f"{event.cause}. Attempt {event.attempt} of {event.attempts} begins{delay}."
 
 
 def failure_lines(name: str, run: RunView) -> list[str]:

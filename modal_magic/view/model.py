@@ -24,6 +24,11 @@ class RankView:
     displays: list[p.Display] = field(default_factory=list)
     chunks: list[p.Output] = field(default_factory=list)
 
+    def begin_again(self) -> None:
+        """The run is tried again: forget how the rank ended, and keep what it showed."""
+        self.state, self.seconds, self.exit_code, self.error = "queued", None, None, None
+        self.lost, self.replaced, self.where = "", True, ""
+
     @property
     def output(self) -> str:
         """All that the rank wrote to stdout and stderr, as far as it was sent here (`--output-limit`)."""
@@ -48,10 +53,16 @@ class RankView:
 
 @dataclass(slots=True)
 class RunView:
-    """A run, folded from its events by `apply`. `status` is queued, running, or one of `RunEnded`'s."""
+    """A run, folded from its events by `apply`. `status` is queued, running, or one of `RunEnded`'s.
+
+    `attempt` counts from 1, and rises where a run is tried again; `shown` has what all ranks showed, as it came.
+    """
 
     run: str
     status: str = "queued"
+    attempt: int = 1
+    reason: str = ""
+    shown: list[p.Output | p.Display] = field(default_factory=list)
     position: int = 0
     ranks: dict[int, RankView] = field(default_factory=dict)
     culprits: tuple[int, ...] = ()
@@ -73,7 +84,11 @@ class RunView:
     def apply(self, event: p.Event) -> None:
         """Take in an event of the session; those of other runs change nothing."""
         if isinstance(event, p.Lost):
-            if event.rank in self.ranks and not self.ended and self.ranks[event.rank].state in ("queued", "running"):
+            if (
+                self.status == "running"
+                and event.rank in self.ranks
+                and self.ranks[event.rank].state in ("queued", "running")
+            ):
                 self.ranks[event.rank].state = "lost"
                 self.ranks[event.rank].lost = event.cause
                 self.ranks[event.rank].replaced = event.replaced
@@ -92,12 +107,19 @@ class RunView:
                 self.rank(number).state = "running"
             case p.Output(rank=number):
                 self.rank(number).chunks.append(event)
+                self.shown.append(event)
             case p.Display(rank=number):
                 self.rank(number).displays.append(event)
+                self.shown.append(event)
             case p.Finished() | p.Failed() | p.Interrupted():
                 self._end_rank(event)
+            case p.RunRetried(attempt=attempt):
+                self.status, self.attempt = "queued", attempt
+                self.failing.clear()
+                for rank in self.ranks.values():
+                    rank.begin_again()
             case p.RunEnded():
-                self.status, self.culprits = event.status, tuple(event.culprits)
+                self.status, self.culprits, self.reason = event.status, tuple(event.culprits), event.reason
                 self.seconds, self.withheld = event.seconds, event.withheld
 
     def _end_rank(self, event: p.Finished | p.Failed | p.Interrupted) -> None:

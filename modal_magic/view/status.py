@@ -32,6 +32,11 @@ def status_lines(status: Status, shape: str) -> list[str]:
         f"{status.session}: {status.state}, {ranks_up}, {kernels}, {lease}",
         f"  shape {shape}",
     ]
+    if status.idle is not None:
+        idle = seconds_in_words(status.idle if status.idle_left is None else status.idle_left)
+        lines.append(f"  ends after {idle} {'' if status.idle_left is None else 'more '}without a run")
+    if status.lifetime_left is not None:
+        lines.append(f"  ends in any case in {seconds_in_words(status.lifetime_left)}")
     groups: dict[tuple[str, str, int], list[int]] = {}
     for rank in status.ranks:
         groups.setdefault((rank.state, rank.device, rank.node_rank), []).append(rank.rank)

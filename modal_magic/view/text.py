@@ -9,6 +9,7 @@ from typing import Literal
 from modal_magic import protocol as p
 from modal_magic.lines import LineAssembler
 from modal_magic.ranges import name_ranks
+from modal_magic.view.failure import retry_sentence
 
 __all__ = ["MERGE_FROM", "Page", "Part", "TextView", "bytes_in_words"]
 
@@ -83,11 +84,19 @@ class TextView:
                 self._write(page, event.rank, event.stream, lines)
             elif isinstance(event, p.Display) and event.rank in self._show:
                 self._display(page, event)
+            elif isinstance(event, p.RunRetried):
+                self._finish_lines(page)
+                page.write("stderr", f"{retry_sentence(event)}\n")
         if last:
-            for rank, stream, line in self._assembler.flush():
-                self._write(page, rank, stream, [line])
-        self._flush_merged(page, everything=last)
+            self._finish_lines(page)
+        else:
+            self._flush_merged(page, everything=False)
         return page
+
+    def _finish_lines(self, page: Page) -> None:
+        for rank, stream, line in self._assembler.flush():
+            self._write(page, rank, stream, [line])
+        self._flush_merged(page, everything=True)
 
     def _write(self, page: Page, rank: int, stream: Kind, lines: list[str]) -> None:
         if not lines:

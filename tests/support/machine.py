@@ -60,11 +60,13 @@ class Rig:
         grouped: bool = True,
         accelerated: bool = False,
         lease: float = 600.0,
+        idle: float | None = None,
+        max_lifetime: float | None = None,
         stillborn: Iterable[int] = (),
     ) -> None:
         self.topology = Topology(nodes, ranks_per_node)
         store = p.Store("127.0.0.1", 29400, "prefix") if grouped else None
-        plan = s.Plan(self.topology, grouped, accelerated, True, {"COLOUR": "red"}, store, lease)
+        plan = s.Plan(self.topology, grouped, accelerated, True, {"COLOUR": "red"}, store, lease, idle, max_lifetime)
         self.machine = s.Machine(plan)
         self.grouped = grouped
         self.stillborn = set(stillborn)
@@ -98,8 +100,14 @@ class Rig:
     def ask(self, request: p.Run | p.InterruptRun | p.Restart | p.Stop, client: bytes = CLIENT) -> list[s.Effect]:
         return self.feed(s.Asked(client, request))
 
-    def run(self, run: str, ranks: list[int] | None = None) -> list[s.Effect]:
-        return self.ask(p.Run(execute(run), ranks, None))
+    def run(
+        self,
+        run: str,
+        ranks: list[int] | None = None,
+        timeout: float | None = None,
+        retries: p.Retries | None = None,
+    ) -> list[s.Effect]:
+        return self.ask(p.Run(execute(run), ranks, None, timeout, retries))
 
     def fire(self, timer: str) -> list[s.Effect]:
         """Let a timer that was set run out."""

@@ -1,0 +1,109 @@
+"""How long a session lives, by its machine: lease, idle time and longest life, and the warnings before."""
+
+from __future__ import annotations
+
+import pytest
+
+from modal_magic import protocol as p
+from modal_magic import state as s
+from modal_magic.state import SessionState as S
+from modal_magic.state.lease import warning_seconds
+from tests.support.machine import Rig
+
+IDLE = {"idle", "idle warning"}
+
+
+def reason(rig: Rig) -> str:
+    return rig.logged(p.SessionChanged)[-1].reason
+
+
+def notices(rig: Rig) -> list[str]:
+    return [notice.text for notice in rig.logged(p.Notice)]
+
+
+@pytest.mark.parametrize(("limit", "before"), [(1800.0, 300.0), (36000.0, 300.0), (60.0, 10.0), (3.0, 0.5)])
+def test_a_warning_comes_five_minutes_before_or_a_sixth_of_what_is_shorter(limit: float, before: float) -> None:
+    assert warning_seconds(limit) == before
+
+
+def test_without_the_options_no_clock_but_the_lease_runs() -> None:
+    rig = Rig(1, 2).ready()
+    rig.feed(s.Attendance(0))
+    assert rig.timers.keys() == {"lease"}
+
+
+def test_idle_time_runs_between_runs_whether_a_kernel_is_attached_or_not() -> None:
+    rig = Rig(1, 2, idle=1800.0).ready()
+    assert rig.timers == {"idle": 1800.0, "idle warning": 1500.0}
+    rig.run("a")
+    assert not rig.timers.keys() & IDLE
+    rig.play()
+    rig.feed(s.Attendance(0))
+    assert not rig.timers.keys() & IDLE
+    rig.finish("a")
+    assert rig.timers.keys() == {"idle", "idle warning", "lease"}
+    rig.feed(s.Attendance(1))
+    assert rig.timers.keys() == IDLE
+
+
+def test_idle_time_does_not_run_before_the_ranks_are_up() -> None:
+    rig = Rig(1, 2, idle=60.0)
+    rig.feed(s.Attendance(1))
+    assert rig.timers == {}
+
+
+def test_a_run_that_waits_for_its_next_attempt_is_no_idle_time() -> None:
+    rig = Rig(1, 2, idle=60.0).ready()
+    rig.run("a", retries=p.Retries(1))
+    rig.play()
+    rig.lose(0)
+    rig.fire("verdict")
+    rig.play()
+    rig.feed(s.Attendance(0))
+    assert rig.timers.keys() == {"retry"}
+
+
+def test_an_idle_session_warns_and_then_ends() -> None:
+    rig = Rig(1, 2, idle=1800.0).ready()
+    rig.fire("idle warning")
+    assert notices(rig) == [
+        "this session ends in 5min unless a cell runs: it had none for 25min (--idle 30min)",
+    ]
+    rig.fire("idle")
+    assert rig.machine.state is S.CLOSING
+    assert reason(rig) == "it had no run for 30min (--idle)"
+
+
+def test_a_run_takes_the_warning_back() -> None:
+    rig = Rig(1, 2, idle=1800.0).ready()
+    rig.fire("idle warning")
+    rig.run("a")
+    rig.play()
+    rig.finish("a")
+    assert rig.timers == {"idle": 1800.0, "idle warning": 1500.0}
+
+
+def test_the_longest_life_counts_from_the_start_and_nothing_stops_it() -> None:
+    rig = Rig(1, 2, max_lifetime=7200.0)
+    rig.feed(s.Attendance(1))
+    assert rig.timers == {"lifetime": 7200.0, "lifetime warning": 6900.0}
+    rig.ready()
+    rig.run("a")
+    rig.play()
+    settings = [e for e in rig.effects if isinstance(e, s.SetTimer) and e.timer.startswith("lifetime")]
+    assert len(settings) == 2
+    rig.fire("lifetime warning")
+    assert notices(rig) == [
+        "this session ends in 5min, also while a cell runs: save what is to be kept (--max-lifetime 2h)",
+    ]
+    rig.fire("lifetime")
+    assert rig.ends == [("a", "interrupted", [])]
+    assert reason(rig) == "its longest time to live, 2h, is over (--max-lifetime)"
+
+
+@pytest.mark.parametrize("timer", ["idle", "idle warning", "lifetime", "lifetime warning", "lease"])
+def test_a_clock_that_comes_too_late_is_ignored(timer: str) -> None:
+    rig = Rig(1, 2).ready()
+    rig.feed(s.Fired(timer))
+    assert rig.machine.state is S.READY
+    assert notices(rig) == []
