@@ -32,6 +32,11 @@ PATIENT = p.RunQueued | p.Submitted | p.Started | p.Finished
 PATIENCE_SECONDS = 0.01
 
 
+def can_wait(event: p.Event) -> bool:
+    """Whether nobody waits for an event: then a short cell wakes its kernel once, at its end."""
+    return isinstance(event, PATIENT) or (isinstance(event, p.SessionChanged) and event.state == "running")
+
+
 @dataclass(slots=True)
 class Client:
     """An attached client: what it has been sent, and when it was last heard.
@@ -277,7 +282,7 @@ class Gateway:
                     "memory, and what is older may be lost to %modal_logs. Cells go on"
                 )
             )
-        patience = PATIENCE_SECONDS if isinstance(event, PATIENT) else 0.0
+        patience = PATIENCE_SECONDS if can_wait(event) else 0.0
         self.broadcast_by = min(self.broadcast_by, self.now() + patience)
 
     def _record_output(self, event: p.Output) -> None:
