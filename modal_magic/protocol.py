@@ -137,6 +137,7 @@ class Grouped(Message):
     generation: int
     device: str
     seconds: float
+    health: Health = Health()
 
 
 class GroupFailed(Message):

@@ -97,7 +97,7 @@ class Run:
             if rank.state == "interrupted":
                 places.setdefault(rank.where, []).append(rank.rank)
         told = "; ".join(f"{name_ranks(ranks)} {whereabouts(place)}" for place, ranks in places.items())
-        lost = [rank.rank for rank in self.view.ranks.values() if rank.state == "lost"]
+        lost = [rank.rank for rank in self.view.ranks.values() if rank.lost]
         kept = (
             f"{name_ranks(lost)} had to be killed, and the variables there are lost"
             if lost

@@ -72,7 +72,8 @@ class Worker:
             described = describe(error, [], self.framework.kind_of(error))
             self.channel.send(p.GroupFailed(self.rank, generation, described))
             return
-        self.channel.send(p.Grouped(self.rank, generation, self.framework.device, time.monotonic() - began))
+        seconds, health = time.monotonic() - began, self.framework.health()
+        self.channel.send(p.Grouped(self.rank, generation, self.framework.device, seconds, health))
 
     def execute(self, task: p.Execute) -> None:
         """Run a cell. Whatever it does, exactly one end is reported."""

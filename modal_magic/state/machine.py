@@ -10,7 +10,7 @@ from modal_magic.ranges import format_ranks, name_ranks
 from modal_magic.state.attempts import next_attempt
 from modal_magic.state.lease import Lease
 from modal_magic.state.plan import Plan, Rank
-from modal_magic.state.runs import COMMUNICATION, EXCEPTION, LOST, ActiveRun
+from modal_magic.state.runs import COMMUNICATION, EXCEPTION, LOST, ActiveRun, can_meet_again
 from modal_magic.state.tables import FREE, RANK_TABLE, SESSION_TABLE, RankState, SessionState, UnexpectedEvent
 from modal_magic.state.words import (
     Answer,
@@ -150,6 +150,8 @@ class Machine:
                 self._lost(event)
         if not self.nodes:
             self._close(f"node {gone.node_rank} {gone.cause}, and no node is left")
+        elif self.meeting is None:  # it may come back, but nobody waits for it for ever
+            self._do(SetTimer("group", GROUP_SECONDS))
 
     # -- events of ranks
 
@@ -161,7 +163,7 @@ class Machine:
             return
         rank = self._advance(event.rank, event)
         rank.attempts = 0
-        rank.device = event.device
+        rank.device, rank.health = event.device, event.health
 
     def _group_failed(self, event: p.GroupFailed) -> None:
         if event.generation != self.generation:
@@ -191,19 +193,19 @@ class Machine:
     def _ended(self, event: p.Finished | p.Failed | p.Interrupted) -> None:
         if not self._owes(event.rank, event.run):
             return
-        self._advance(event.rank, event)
+        self._advance(event.rank, event).health = event.health
         assert self.active is not None
-        self.active.end(event.rank, event.health)
+        self.active.pending.discard(event.rank)
         if isinstance(event, p.Failed):
             kind = COMMUNICATION if event.error.kind == "communication" else EXCEPTION
             self._failed(event.rank, kind, f"raised {event.error.name}: {event.error.message}".partition("\n")[0])
 
     def _lost(self, event: p.Lost) -> None:
         rank = self._advance(event.rank, event)
-        rank.pid, rank.device = 0, ""
+        rank.pid, rank.device, rank.health = 0, "", None
         self.restarting.discard(event.rank)
         if self.active is not None and event.rank in self.active.pending:
-            self.active.end(event.rank, None)
+            self.active.pending.discard(event.rank)
             if not event.forced:  # one that had to be killed to end the run is not why it ended
                 self._failed(event.rank, LOST, event.cause)
 
@@ -297,8 +299,11 @@ class Machine:
             )
         elif fired.timer == "retry":
             self.retrying = ""
-        elif fired.timer == "group" and self.meeting is not None:
-            if starting := self._in(R.LAUNCHING):
+        elif fired.timer == "group":
+            if self.meeting is None:
+                missing = [str(node) for node in range(self.plan.topology.nodes) if node not in self.nodes]
+                self._begin_closing(f"node {', '.join(missing)} went away before the session was up")
+            elif starting := self._in(R.LAUNCHING):
                 self._tell_ranks(starting, p.KillRanks)
                 self._do(SetTimer("group", GROUP_SECONDS))
             elif self._in(R.RENDEZVOUS):
@@ -334,7 +339,7 @@ class Machine:
             self.queue.appendleft((active.client, request))
         else:
             self._do(Log(active.verdict()))
-        if self.plan.grouped and not active.can_meet_again():
+        if self.plan.grouped and not can_meet_again(rank.health for rank in self.ranks):
             self.group_attempts, self.group_trouble = 0, ""
             self._regroup()
 
@@ -368,13 +373,14 @@ class Machine:
             self._regroup()
         elif coming and self.state is not S.LAUNCHING:
             self._enter(S.RECOVERING)
+        if coming and not together:
+            self.generation += 1  # those that start must not come to a group that others have left already
         for number in coming:
             self.ranks[number].attempts += 1
             self._advance(number, p.Launch([], 0, None))
         self._launch(coming)
-        waiting = self._in(R.LAUNCHING, R.RENDEZVOUS)
-        if self.plan.grouped and not together and waiting and (before or coming):
-            self._regroup()  # those that are there need not wait for those that will not come
+        if self.plan.grouped and not together and (before or coming):
+            self._regroup()  # those that are there neither wait for those that will not come nor talk to them
 
     def _open(self) -> None:
         """Say READY when every rank is free, DEGRADED when the others are and some will not come back."""

@@ -33,10 +33,14 @@ class Plan:
 
 @dataclass(slots=True)
 class Rank:
-    """What the machine knows of one rank. `attempts` counts its starts since it last was of use."""
+    """What the machine knows of one rank.
+
+    `attempts` counts its starts since it last was of use. `health` is the last that it told of its process groups.
+    """
 
     state: RankState = RankState.LAUNCHING
     pid: int = 0
     device: str = ""
     attempts: int = 0
+    health: p.Health | None = None
     history: deque[str] = field(default_factory=lambda: deque(maxlen=8))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
 from modal_magic.ranges import name_ranks
 
-__all__ = ["COMMUNICATION", "EXCEPTION", "LOST", "ActiveRun"]
+__all__ = ["COMMUNICATION", "EXCEPTION", "LOST", "ActiveRun", "can_meet_again"]
 
 LOST, EXCEPTION, COMMUNICATION = range(3)
 """Kinds of failure, the most telling first: a lost rank breaks the connections of others, never the other way round."""
@@ -28,7 +29,6 @@ class ActiveRun:
     request: p.Run | None = None
     failures: list[tuple[int, int]] = field(default_factory=list)
     causes: dict[int, str] = field(default_factory=dict)
-    health: dict[int, p.Health] = field(default_factory=dict)
     interrupted: bool = False
     reason: str = ""
     final: bool = False
@@ -37,12 +37,6 @@ class ActiveRun:
     def timeout(self) -> float | None:
         """How many seconds this attempt may take, None for any time."""
         return None if self.request is None else self.request.timeout
-
-    def end(self, rank: int, health: p.Health | None) -> None:
-        """A rank owes nothing more; one that is gone has no health to tell of."""
-        self.pending.discard(rank)
-        if health is not None:
-            self.health[rank] = health
 
     def fail(self, rank: int, kind: int, cause: str) -> bool:
         """Note a failure, with its cause as a phrase. Whether it is the first, of which the others must hear."""
@@ -61,19 +55,19 @@ class ActiveRun:
         reason = self.reason if status == "interrupted" else ""
         return p.RunEnded(self.run, status, culprits if status == "failed" else [], 0.0, reason=reason)
 
-    def can_meet_again(self) -> bool:
-        """Whether the process groups are as good as before.
 
-        That is so when nobody was lost or cut off and all have issued the same collectives: then a plain error on all
-        ranks costs nobody the groups that a cell has made.
-        """
-        if len(self.health) < len(self.ranks):
+def can_meet_again(healths: Iterable[p.Health | None]) -> bool:
+    """Whether the process groups are as good as before; None stands for a rank that is lost.
+
+    That is so when nobody was lost or cut off and all have issued the same collectives: then a plain error on all ranks
+    costs nobody the groups that a cell has made. All ranks of the session are asked, for one that a run left out issued
+    none of those that the run did.
+    """
+    counts: dict[str, int] = {}
+    for health in healths:
+        if health is None or health.severed or not health.grouped:
             return False
-        counts: dict[str, int] = {}
-        for health in self.health.values():
-            if health.severed or not health.grouped:
+        for group, count in health.sequences.items():
+            if counts.setdefault(group, count) != count:
                 return False
-            for group, count in health.sequences.items():
-                if counts.setdefault(group, count) != count:
-                    return False
-        return True
+    return True

@@ -87,8 +87,8 @@ def failure_sentence(run: RunView) -> str:
         sentences.append(
             f"{name_ranks(numbers)} {'was' if len(numbers) == 1 else 'were'} interrupted {whereabouts(where)}"
         )
-    lost = [rank.rank for rank in run.ranks.values() if rank.state == "lost"]
-    kept = [rank.rank for rank in run.ranks.values() if rank.state != "lost"]
+    lost = [rank.rank for rank in run.ranks.values() if rank.lost]
+    kept = [rank.rank for rank in run.ranks.values() if not rank.lost]
     if lost:
         replaced = all(run.ranks[number].replaced for number in lost)
         again = f"{name_ranks(lost)} {_be(lost)} {'started again without variables' if replaced else 'gone for now'}"

@@ -11,7 +11,10 @@ __all__ = ["RankView", "RunView"]
 
 @dataclass(slots=True)
 class RankView:
-    """A run on one rank. `exit_code` is set where `sys.exit` ended the cell; `seconds` once the rank is done."""
+    """A run on one rank. `exit_code` is set where `sys.exit` ended the cell; `seconds` once the rank is done.
+
+    `lost` says how its process ended during the run; its variables are gone then, however the cell had ended there.
+    """
 
     rank: int
     state: str = "queued"
@@ -84,15 +87,8 @@ class RunView:
     def apply(self, event: p.Event) -> None:
         """Take in an event of the session; those of other runs change nothing."""
         if isinstance(event, p.Lost):
-            if (
-                self.status == "running"
-                and event.rank in self.ranks
-                and self.ranks[event.rank].state in ("queued", "running")
-            ):
-                self.ranks[event.rank].state = "lost"
-                self.ranks[event.rank].lost = event.cause
-                self.ranks[event.rank].replaced = event.replaced
-                self.failing.append(event.rank)
+            if self.status == "running" and event.rank in self.ranks:
+                self._lose_rank(event)
             return
         if getattr(event, "run", None) != self.run:
             return
@@ -121,6 +117,13 @@ class RunView:
             case p.RunEnded():
                 self.status, self.culprits, self.reason = event.status, tuple(event.culprits), event.reason
                 self.seconds, self.withheld = event.seconds, event.withheld
+
+    def _lose_rank(self, event: p.Lost) -> None:
+        rank = self.ranks[event.rank]
+        rank.lost, rank.replaced = event.cause, event.replaced
+        if rank.state in ("queued", "running"):  # one that had come to its end keeps that, but no variables
+            rank.state = "lost"
+            self.failing.append(event.rank)
 
     def _end_rank(self, event: p.Finished | p.Failed | p.Interrupted) -> None:
         rank = self.rank(event.rank)

@@ -1,0 +1,97 @@
+"""Sessions on a simulated clock and network, 20,000 of them: `python -m tests.simulation SEED` replays one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from modal_magic import protocol as p
+from modal_magic.gateway import Timers
+from modal_magic.log import EventLog
+from modal_magic.state import runs
+from tests.simulation.play import failing, play
+
+SCHEDULES = 20_000
+BLOCK = 1_000
+
+
+@pytest.mark.parametrize("first", range(0, SCHEDULES, BLOCK))
+def test_whatever_befalls_a_session_what_must_be_true_is(first: int) -> None:
+    failed = failing(first, BLOCK)
+    told = "\n".join(f"python -m tests.simulation {found.seed}: {found.violation}" for found in failed[:5])
+    assert not failed, f"{len(failed)} of {BLOCK} schedules:\n{told}"
+
+
+def test_a_seed_replays_exactly() -> None:
+    for seed in range(20):
+        first, second = play(seed, traced=True), play(seed, traced=True)
+        assert first == second and len(first.lines) > 20
+
+
+def forget_health(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("modal_magic.state.machine.can_meet_again", lambda healths: True)
+
+
+def blame_who_spoke_first(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(runs.ActiveRun, "fail", failing_in_order(runs.ActiveRun.fail))
+
+
+def failing_in_order(original: Callable[[runs.ActiveRun, int, int], bool]) -> Callable[..., bool]:
+    return lambda active, rank, kind: original(active, rank, runs.LOST)
+
+
+def be_patient(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("tests.simulation.agents.LEAVE_SECONDS", 5.0)
+
+
+def never_give_a_verdict(patch: pytest.MonkeyPatch) -> None:
+    forget(patch, "verdict")
+
+
+def never_end_a_lease(patch: pytest.MonkeyPatch) -> None:
+    forget(patch, "lease")
+
+
+def forget(patch: pytest.MonkeyPatch, timer: str) -> None:
+    original = Timers.set
+
+    def set_all_but_one(timers: Timers, name: str, when: float | None) -> None:
+        original(timers, name, None if name == timer else when)
+
+    patch.setattr(Timers, "set", set_all_but_one)
+
+
+def lose_a_record(patch: pytest.MonkeyPatch) -> None:
+    original = p.join
+    patch.setattr(p, "join", lambda records: original([record for record in records if b" 2\n" not in record]))
+
+
+def lose_output(patch: pytest.MonkeyPatch) -> None:
+    original = EventLog.append
+
+    def append(log: EventLog, event: p.Event, now: float) -> bytes:
+        if isinstance(event, p.Output) and event.text.endswith(" 2\n"):
+            event = p.Output(event.rank, event.run, event.stream, "")
+        return original(log, event, now)
+
+    patch.setattr(EventLog, "append", append)
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [
+        (forget_health, "collectives mix"),
+        (blame_who_spoke_first, "names rank"),
+        (be_patient, "after its first trouble"),
+        (never_give_a_verdict, "after its first trouble"),
+        (never_end_a_lease, "outlives its lease"),
+        (lose_a_record, "is sent"),
+        (lose_output, "records"),
+    ],
+)
+def test_a_fault_in_our_own_code_is_found(
+    fault: Callable[[pytest.MonkeyPatch], None], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault(monkeypatch)
+    assert any(found in play(seed).violation for seed in range(400))
