@@ -70,10 +70,10 @@ def lose_a_record(patch: pytest.MonkeyPatch) -> None:
 def lose_output(patch: pytest.MonkeyPatch) -> None:
     original = EventLog.append
 
-    def append(log: EventLog, event: p.Event, now: float) -> bytes:
+    def append(log: EventLog, event: p.Event, now: float, withheld: bool) -> bytes:
         if isinstance(event, p.Output) and event.text.endswith(" 2\n"):
             event = p.Output(event.rank, event.run, event.stream, "")
-        return original(log, event, now)
+        return original(log, event, now, withheld)
 
     patch.setattr(EventLog, "append", append)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import tempfile
 from dataclasses import dataclass
 
 from modal_magic import protocol as p
@@ -38,14 +39,15 @@ class Played:
 def play(seed: int, traced: bool = False) -> Played:
     """Play the schedule of a seed."""
     schedule = draw(seed)
-    simulation = Simulation(schedule, traced)
     violation = ""
-    try:
-        act(simulation)
-    except (Violation, AssertionError) as error:
-        violation = str(error) or type(error).__name__
-    finally:
-        simulation.gateway.log.close()
+    with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
+        simulation = Simulation(schedule, folder, traced)
+        try:
+            act(simulation)
+        except (Violation, AssertionError) as error:
+            violation = str(error) or type(error).__name__
+        finally:
+            simulation.gateway.log.close()
     lines = [*schedule.lines(), *(simulation.world.trace or [])] if traced or violation else []
     return Played(seed, violation, lines, simulation.world.now, simulation.world.events)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-
 from modal_magic import protocol as p
 from modal_magic.gateway import Gateway
 from modal_magic.specs import GatewaySpec
@@ -16,8 +14,6 @@ from tests.simulation.world import Wire, World
 
 __all__ = ["Simulation"]
 
-FOLDER = tempfile.gettempdir()
-"""Where a log would spill to; these are short."""
 PATIENCE_SECONDS = 4.0
 """After so long somebody presses the stop button."""
 BEAT = (p.encode(p.Beat()),)
@@ -45,7 +41,7 @@ class _Door:
 class Simulation:
     """A session under a schedule, up to its end."""
 
-    def __init__(self, schedule: Schedule, traced: bool = False) -> None:
+    def __init__(self, schedule: Schedule, folder: str, traced: bool = False) -> None:
         self.schedule = schedule
         self.world = world = World(schedule.seed, traced)
         self.programs: dict[str, dict[int, Program]] = {}
@@ -54,7 +50,7 @@ class Simulation:
         self.client_door, self.node_door = _Door(world), _Door(world)
         self.gateway_alive = True
         self.gateway = Gateway(
-            _specification(schedule),
+            _specification(schedule, folder),
             p.Store("127.0.0.1", 1, "simulated") if schedule.grouped else None,
             self.client_door,
             self.node_door,
@@ -168,7 +164,7 @@ class Simulation:
             case p.InterruptRun(run=run) if run in self.taken:
                 self.interrupted.setdefault(run, self.world.now)
 
-    def record(self, event: p.Event, _: float) -> bytes:
+    def record(self, event: p.Event, _: float, withheld: bool = False) -> bytes:
         """The gateway logs an event; here with the time of this world."""
         self.world.note("gateway", f"≡ {event}")
         self.logged.append((self.world.now, event))
@@ -176,7 +172,7 @@ class Simulation:
             self.submitted[event.run] = self.world.now
         elif isinstance(event, p.RunEnded):
             self.ended[event.run] = (self.world.now, event)
-        return self.append(event, self.world.now)
+        return self.append(event, self.world.now, withheld)
 
     # -- what the schedule says
 
@@ -267,7 +263,7 @@ class Simulation:
                 agent.places[rank].rank.die("was killed by SIGKILL")
 
 
-def _specification(schedule: Schedule) -> GatewaySpec:
+def _specification(schedule: Schedule, folder: str) -> GatewaySpec:
     return GatewaySpec(
         session=f"simulated-{schedule.seed}",
         host="127.0.0.1",
@@ -282,5 +278,5 @@ def _specification(schedule: Schedule) -> GatewaySpec:
         i6pn=False,
         environment={},
         lease=schedule.lease,
-        folder=FOLDER,
+        folder=folder,
     )
