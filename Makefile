@@ -3,12 +3,13 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SCHEDULES ?= 500000
 READY := $(VENV)/ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
-.PHONY: demo test lab lint tools bench clean help
+.PHONY: demo test lab lint tools soak bench clean help
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ lint: $(READY) ## ruff and mypy
 # The tests on two network namespaces need `ip` and root; without root they are left out, but never in CI.
 tools:
 	@command -v ip >/dev/null || test "$$(id -u)" != 0 || (apt-get update -qq && apt-get install -y -qq iproute2 >/dev/null)
+
+soak: $(READY) ## hours of what `make test` does for a minute: simulated sessions, each time other ones
+	$(BIN)/python -m tests.simulation $$(date +%s)00000 --count $(SCHEDULES)
 
 bench: $(READY) ## measure against the peers, and write docs/benchmarks.md
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -38,16 +38,21 @@ class Played:
 
 def play(seed: int, traced: bool = False) -> Played:
     """Play the schedule of a seed."""
+    with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
+        return play_in(folder, seed, traced)
+
+
+def play_in(folder: str, seed: int, traced: bool = False) -> Played:
+    """Play the schedule of a seed, with the log in this folder."""
     schedule = draw(seed)
     violation = ""
-    with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
-        simulation = Simulation(schedule, folder, traced)
-        try:
-            act(simulation)
-        except (Violation, AssertionError) as error:
-            violation = str(error) or type(error).__name__
-        finally:
-            simulation.gateway.log.close()
+    simulation = Simulation(schedule, folder, traced)
+    try:
+        act(simulation)
+    except (Violation, AssertionError) as error:
+        violation = str(error) or type(error).__name__
+    finally:
+        simulation.gateway.log.close()
     lines = [*schedule.lines(), *(simulation.world.trace or [])] if traced or violation else []
     return Played(seed, violation, lines, simulation.world.now, simulation.world.events)
 
@@ -57,7 +62,8 @@ def failing(first: int, count: int) -> list[Played]:
     before = gc.get_threshold()
     gc.set_threshold(200_000, 20, 100)  # young objects die with their schedule
     try:
-        return [found for seed in range(first, first + count) if (found := play(seed)).violation]
+        with tempfile.TemporaryDirectory(prefix="simulation-") as folder:
+            return [found for seed in range(first, first + count) if (found := play_in(folder, seed)).violation]
     finally:
         gc.set_threshold(*before)
 

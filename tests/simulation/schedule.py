@@ -101,7 +101,7 @@ def draw(seed: int) -> Schedule:
     random = Random(seed)
     nodes, ranks_per_node = random.choice(LARGE if random.random() < 0.0008 else SHAPES)
     size = nodes * ranks_per_node
-    cells = tuple(_cell(random, f"{seed}-{number}", size) for number in range(random.choice((1, 1, 2, 2, 3))))
+    cells = tuple(_cell(random, f"{seed}-{number}", size) for number in range(random.choice((1, 1, 1, 2, 2, 3))))
     kinds = random.choices(list(FAULTS), list(FAULTS.values()), k=random.choice((0, 1, 1, 2, 2, 3)))
     faults = [_fault(random, kind, len(cells), size, nodes) for kind in kinds]
     return Schedule(
