@@ -15,6 +15,7 @@ from modal_magic._version import __version__
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from modal_magic.errors import GatewayBusy as GatewayBusy
     from modal_magic.errors import GatewayLost as GatewayLost
     from modal_magic.errors import ModalMagicError as ModalMagicError
     from modal_magic.errors import RankFailed as RankFailed
@@ -34,6 +35,7 @@ _ROOMS = {
     "Session": "session",
     **dict.fromkeys(
         (
+            "GatewayBusy",
             "GatewayLost",
             "ModalMagicError",
             "RankFailed",

@@ -4,9 +4,10 @@ ModalMagicError
 ├── UsageError            what was typed cannot be done; nothing was started, nothing was lost
 │   └── CellSyntaxError   the cell is not Python
 ├── SessionError          a session cannot be started or reached
+│   ├── GatewayBusy       its gateway is there and does not answer
 │   └── SessionGone       there is no such session any more
 │       ├── SessionClosed it ended (stopped, lease over) while somebody still used it
-│       └── GatewayLost   its gateway no longer answers
+│       └── GatewayLost   its gateway is gone
 └── RunError              a run did not end well; `.run` is the run
     ├── RankFailed        at least one rank raised or was lost
     └── RunInterrupted    the run was interrupted
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CellSyntaxError",
+    "GatewayBusy",
     "GatewayLost",
     "ModalMagicError",
     "RankFailed",
@@ -59,6 +61,10 @@ class SessionError(ModalMagicError):
     """A session cannot be started or reached."""
 
 
+class GatewayBusy(SessionError):
+    """The gateway of the session does not answer, though its process is there: nothing is lost yet."""
+
+
 class SessionGone(SessionError):
     """There is no such session any more."""
 
@@ -68,7 +74,7 @@ class SessionClosed(SessionGone):
 
 
 class GatewayLost(SessionGone):
-    """The gateway of the session no longer answers."""
+    """The gateway of the session is gone."""
 
 
 class RunError(ModalMagicError):

@@ -9,23 +9,21 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
 from modal_magic import protocol as p
 from modal_magic import state as s
+from modal_magic.clients import Clients, Door
 from modal_magic.flow import Flow
 from modal_magic.log import EventLog
 from modal_magic.specs import GatewaySpec
 from modal_magic.topology import Topology
 
-__all__ = ["Door", "Gateway"]
+__all__ = ["Gateway"]
 
-BATCH_BYTES = 1024 * 1024
-"""Records go to a client in batches of about this size, so that a small message never waits behind a large one."""
-SLICE_SECONDS = 0.02
-"""After so long with the records of clients everybody else has a turn."""
+PAGE_BYTES = 1024 * 1024
+"""A page of the log has about so much."""
 
 PATIENT = p.RunQueued | p.Submitted | p.Started | p.Finished
 """Events that nobody waits for: they go to clients with the next one that somebody does, or after the time below."""
@@ -38,16 +36,7 @@ def can_wait(event: p.Event) -> bool:
 
 
 @dataclass(slots=True)
-class Client:
-    """An attached client: what it has been sent, and when it was last heard.
-
-    `held` are answers that wait: each until the client has been sent the record of this number.
-    """
-
-    sent: int
-    heard: float
-    held: deque[tuple[int, bytes]] = field(default_factory=deque)
-
+@@
 
 @dataclass(slots=True)
 class Timers:
@@ -75,18 +64,6 @@ class Timers:
         return names
 
 
-class Door(Protocol):
-    """Where peers come in and where their messages go out."""
-
-    def send(self, identity: bytes, *frames: bytes) -> bool:
-        """Send a message to a peer. False when it cannot take more now; one that is away is as good as told."""
-        ...
-
-    def waiting(self) -> bool:
-        """Whether a message lies here that nobody has read."""
-        ...
-
-
 class Gateway:
     """One session's truth. `serving` gives it what comes in, the time (monotonic seconds) and its turns.
 
@@ -97,7 +74,7 @@ class Gateway:
         self, spec: GatewaySpec, store: p.Store | None, clients: Door, nodes: Door, now: Callable[[], float]
     ) -> None:
         self.spec = spec
-        self.client_door, self.node_door, self.now = clients, nodes, now
+        self.node_door, self.now = nodes, now
         topology = Topology(spec.nodes, spec.ranks_per_node)
         self.machine = s.Machine(
             s.Plan(
@@ -116,7 +93,7 @@ class Gateway:
         self.began = now()
         self.next_beat = self.began
         self.timers = Timers()
-        self.clients: dict[bytes, Client] = {}
+        self.clients = Clients(clients, self.log)
         self.nodes: dict[bytes, tuple[int, float]] = {}
         self.flows: dict[str, Flow] = {}
         self.broadcast_by = math.inf
@@ -135,8 +112,8 @@ class Gateway:
         """Do what is due: beats, timers, and records that clients wait for."""
         now = self.now()
         if now >= self.next_beat:
-            self.next_beat = now + p.BEAT_SECONDS
-            self._beat(now)
+            late, self.next_beat = now - self.next_beat, now + p.BEAT_SECONDS
+            self._beat(now, late if late > p.BEAT_SECONDS else 0.0)
         for timer in self.timers.fired(now):
             self._handle(s.Fired(timer))
         if self.now() >= self.broadcast_by:
@@ -144,8 +121,7 @@ class Gateway:
 
     def close(self, reason: str) -> None:
         """Say goodbye to every client, and leave no file of a session that ended as it should."""
-        for identity in self.clients:
-            self.client_door.send(identity, p.encode(p.Closed(reason)))
+        self.clients.close(reason)
         self.log.close(keep=self.ended is None)
 
     # -- nodes
@@ -189,55 +165,48 @@ class Gateway:
 
     def from_client(self, identity: bytes, frames: list[bytes]) -> None:
         """Take a message of a client. Raises one of `protocol.NOISE` when it is none."""
-        if len(frames) != 1:
-            return
-        request = p.decode_request(frames[0])
-        now = self.now()
-        if isinstance(request, p.Attach):
-            self._attach(identity, request, now)
-            return
-        client = self.clients.get(identity)
-        if client is None:  # one that was away for so long that it was forgotten
-            self._reply(identity, p.Refused("", "attach first"))
-            return
-        client.heard = now
+        request = self.clients.take(identity, frames, self.now())
         match request:
+            case p.Attach():
+                self._attach(identity, request)
+            case p.Detach():
+                self._handle(s.Attendance(len(self.clients)))
             case p.Run():
-                self.flows[request.task.run] = Flow(request.output_limit, now)
+                self.flows[request.task.run] = Flow(request.output_limit, self.now())
                 self._handle(s.Asked(identity, request))
+            case p.InterruptRun(run=run) if not self.clients.knows(run):
+                self._reply(identity, p.Refused(run, "the session knows no such run"))
             case p.InterruptRun() | p.Restart() | p.Stop():
                 self._handle(s.Asked(identity, request))
             case p.AskStatus():
                 self._reply(identity, self._status(request.request))
             case p.AskLog():
                 run = request.run or self.last_run or ""
-                self._reply(identity, self.log.page(request.request, run, request.ranks, request.after, BATCH_BYTES))
+                self._reply(identity, self.log.page(request.request, run, request.ranks, request.after, PAGE_BYTES))
             case p.AskStack():
                 for node, (node_rank, _) in self.nodes.items():
                     ranks = list(self.machine.plan.topology.ranks_of(node_rank))
                     self.node_door.send(node, p.encode(p.StackRanks(ranks, request.request)))
-            case p.Detach():
-                del self.clients[identity]
-                self._handle(s.Attendance(len(self.clients)))
 
-    def _attach(self, identity: bytes, request: p.Attach, now: float) -> None:
+    def _attach(self, identity: bytes, request: p.Attach) -> None:
         if request.version != p.VERSION:
             reason = f"the session speaks protocol {p.VERSION}, this modal_magic {request.version}: restart the session"
             self._reply(identity, p.Refused(request.client, reason))
             return
-        self.clients[identity] = Client(max(0, min(request.since, self.log.newest)), now)
-        world_size = self.machine.plan.topology.world_size
-        self._reply(identity, p.Attached(p.VERSION, self.spec.session, world_size, self.log.newest))
+        machine = self.machine
+        going = [queued.task.run for _, queued in machine.queue]
+        if machine.active is not None:
+            going.append(machine.active.run)
+        welcome = p.Attached(
+            p.VERSION, self.spec.session, machine.plan.topology.world_size, 0, 0, str(machine.state), []
+        )
+        self.clients.attach(identity, request, welcome, going, self.now())
+        self._broadcast()
         self._handle(s.Attendance(len(self.clients)))
 
-    def _reply(self, identity: bytes, reply: p.Reply, after: int = 0) -> None:
-        """Answer a client, once it has been sent the record `after`."""
-        client, data = self.clients.get(identity), p.encode(reply)
-        if client is None:
-            self.client_door.send(identity, data)
-        elif client.held or client.sent < after or not self.client_door.send(identity, data):
-            client.held.append((after, data))
-            self.broadcast_by = min(self.broadcast_by, self.now() + PATIENCE_SECONDS)
+    def _reply(self, identity: bytes, reply: p.Reply) -> None:
+        self.clients.reply(identity, reply)
+        self._broadcast()
 
     def _status(self, request: str) -> p.Status:
         machine, now = self.machine, self.now()
@@ -261,7 +230,7 @@ class Gateway:
             ],
             run=run,
             queued=[queued.task.run for _, queued in machine.queue if queued.task.run != run],
-            clients=len(self.clients),
+            clients=self.clients.reachable,
             uptime=now - self.began,
             lease=self.spec.lease,
             lease_left=left.get("lease"),
@@ -297,28 +266,11 @@ class Gateway:
         self._record(msgspec.structs.replace(event, text=withheld), withheld=True)
 
     def _broadcast(self, everything: bool = False) -> None:
-        """Send clients what they do not have yet, for a slice of time; those that are behind go on at the next turn."""
-        newest, until = self.log.newest, self.now() + SLICE_SECONDS
-        self.broadcast_by = math.inf
-        batches: dict[int, tuple[bytes, int]] = {}
-        for identity, client in list(self.clients.items()):
-            full = False
-            while client.sent < newest and not full:
-                if client.sent not in batches:
-                    records, after = self.log.since(client.sent, BATCH_BYTES)
-                    batches = {client.sent: (p.join(records), after)}
-                batch, after = batches[client.sent]
-                full = not self.client_door.send(identity, p.RECORDS, batch)
-                if not full:
-                    client.sent = after
-                    if not everything and self.now() > until:
-                        break
-            while client.held and client.held[0][0] <= client.sent and not full:
-                full = not self.client_door.send(identity, client.held[0][1])
-                if not full:
-                    client.held.popleft()
-            if full or client.sent < newest:
-                self.broadcast_by = min(self.broadcast_by, self.now() + (PATIENCE_SECONDS if full else 0.0))
+        """Bring every client up to date, or say when that goes on; or all that they take now."""
+        again = self.clients.broadcast()
+        while everything and again == 0.0:
+            again = self.clients.broadcast()
+        self.broadcast_by = math.inf if again is None else self.now() + again
 
     # -- effects
 
@@ -350,11 +302,12 @@ class Gateway:
                     seconds = self.now() - flow.began
                     event = msgspec.structs.replace(event, seconds=seconds, withheld=flow.withheld)
                 self._record(event)
+                if isinstance(event, p.RunEnded):
+                    self.clients.ended(event.run)
             case s.Tell(node_rank=node_rank, order=order):
                 self._tell(node_rank, order)
             case s.Answer(client=client, reply=reply):
-                self._broadcast()  # what happened before the answer comes before it
-                self._reply(client, reply, self.log.newest)
+                self._reply(client, reply)
             case s.SetTimer(timer=timer, seconds=seconds):
                 self.timers.set(timer, None if seconds is None else self.now() + seconds)
             case s.End(reason=reason):
@@ -367,17 +320,14 @@ class Gateway:
             if number == node_rank:
                 self.node_door.send(identity, data)
 
-    def _beat(self, now: float) -> None:
+    def _beat(self, now: float, late: float) -> None:
+        """Say that this gateway lives, and see who else does. For `late` seconds it could not listen."""
         beat = p.encode(p.Beat())
         for identity, (node_rank, heard) in list(self.nodes.items()):
             self.node_door.send(identity, beat)
-            if now - heard > p.SILENCE_SECONDS and not self.node_door.waiting():
+            self.nodes[identity] = node_rank, heard + late
+            if now - heard - late > p.SILENCE_SECONDS and not self.node_door.waiting():
                 del self.nodes[identity]
                 self._handle(s.NodeGone(node_rank, f"is on node {node_rank}, which stopped answering"))
-        gone = [identity for identity, client in self.clients.items() if now - client.heard > 2 * p.SILENCE_SECONDS]
-        for identity in gone:
-            del self.clients[identity]
-        if gone:
+        if self.clients.beat(now, late):
             self._handle(s.Attendance(len(self.clients)))
-        for identity in self.clients:
-            self.client_door.send(identity, beat)

@@ -54,6 +54,11 @@ class LineAssembler:
         start = rest.rstrip("\r").rfind("\r")
         return rest[start + 1 :] if start >= 0 else rest
 
+    @property
+    def unfinished(self) -> list[tuple[int, Stream, str]]:
+        """The unfinished lines: rank, stream, text."""
+        return [(rank, stream, text) for (rank, stream), text in self._rest.items()]
+
     def flush(self, only: int | None = None) -> list[tuple[int, Stream, str]]:
         """The unfinished lines (of one rank, or of all), as they are; afterwards there are none."""
         keys = [key for key in self._rest if only is None or key[0] == only]

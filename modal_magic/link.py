@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
@@ -130,14 +131,17 @@ def allow_only(context: zmq.Context[zmq.Socket[bytes]], domains: dict[str, Colle
 
 @dataclass(eq=False, slots=True)
 class Link:
-    """One client's end of a link. `on_frames` and `on_silence` are called in the loop's thread.
+    """One client's end of a link. Its functions are called in the loop's thread.
 
-    `silent` is true from the moment the other end has said nothing for `SILENCE_SECONDS` until it speaks again.
+    `on_frames` takes a message. `on_silence` is told at every beat for how many seconds the other end has said nothing,
+    once that is more than `SILENCE_SECONDS`; it is told 0.0 when the other end speaks again. `on_failure` is told what
+    one of the two raised: the link is closed then, and no other link suffers.
     """
 
     socket: zmq.Socket[bytes]
     on_frames: Callable[[list[bytes]], None]
-    on_silence: Callable[[bool], None]
+    on_silence: Callable[[float], None]
+    on_failure: Callable[[Exception], None]
     heard: float = field(default_factory=time.monotonic)
     silent: bool = False
 
@@ -168,12 +172,14 @@ class Loop:
         keys: Keys,
         identity: bytes,
         on_frames: Callable[[list[bytes]], None],
-        on_silence: Callable[[bool], None],
+        on_silence: Callable[[float], None],
+        on_failure: Callable[[Exception], None],
     ) -> Link:
         """Connect to a gateway. Returns at once; that nobody answers shows as silence."""
         with self._lock:
             context = self._context or self._start()
-        link = Link(connect(context, host, port, server, keys, identity, patient=True), on_frames, on_silence)
+        socket = connect(context, host, port, server, keys, identity, patient=True)
+        link = Link(socket, on_frames, on_silence, on_failure)
 
         def job() -> None:
             self._links.add(link)
@@ -182,29 +188,19 @@ class Loop:
         self._submit(job)
         return link
 
-    def send(self, link: Link, message: p.Message) -> None:
-        """Send a message. It waits in the socket's queue while the other end is away."""
-        data = p.encode(message)
+    def call(self, link: Link, job: Callable[[], None]) -> None:
+        """Have something done in the loop's thread, if the link is open then."""
+        self._submit(lambda: self._guarded(link, job))
 
-        def job() -> None:
-            if link in self._links:
-                link.socket.send(data, zmq.DONTWAIT)
-
-        self._submit(job)
+    def transmit(self, link: Link, frames: list[bytes]) -> None:
+        """Send a message, in the loop's thread. It waits in the socket's queue while the other end is away."""
+        if link in self._links:
+            link.socket.send_multipart(frames, zmq.DONTWAIT)
 
     def shut(self, link: Link, last: p.Message | None = None) -> None:
         """Close a link, after a last word."""
         data = p.encode(last) if last is not None else None
-
-        def job() -> None:
-            if link in self._links:
-                self._links.discard(link)
-                self._poller.unregister(link.socket)
-                if data is not None:
-                    link.socket.send(data, zmq.DONTWAIT)
-                link.socket.close(linger=200 if data is not None else 0)
-
-        self._submit(job)
+        self._submit(lambda: self._drop(link, data))
 
     def close(self) -> None:
         """End the thread and every link. Safe to call twice, and in a fork of the kernel (where it does nothing)."""
@@ -242,32 +238,47 @@ class Loop:
 
     def _serve(self, bell: zmq.Socket[bytes]) -> None:
         self._poller.register(bell, zmq.POLLIN)
-        beat = p.encode(p.Beat())
-        next_beat = 0.0
+        next_beat = time.monotonic()
         while not self._ending:
             now = time.monotonic()
             if now >= next_beat:
-                next_beat = now + p.BEAT_SECONDS
-                self._beat(beat, now)
+                late, next_beat = now - next_beat, now + p.BEAT_SECONDS
+                self._beat(now, late if late > p.BEAT_SECONDS else 0.0)
             ready = poll(self._poller, next_beat - time.monotonic())
             if ready.pop(bell, None):
                 bell.recv()
                 while self._jobs:
                     self._jobs.popleft()()
             for link in [link for link in self._links if link.socket in ready]:
-                self._receive(link)
+                self._guarded(link, lambda: self._receive(link))  # noqa: B023 - called at once
         for link in list(self._links):
-            self._poller.unregister(link.socket)
-            link.socket.close()
-        self._links.clear()
+            self._drop(link)
         self._poller.unregister(bell)
         bell.close()
+
+    def _guarded(self, link: Link, job: Callable[[], None]) -> None:
+        """Do something for a link. What goes wrong costs this link, and no other."""
+        if link not in self._links:
+            return
+        try:
+            job()
+        except Exception as error:
+            self._drop(link)
+            link.on_failure(error)
+
+    def _drop(self, link: Link, last: bytes | None = None) -> None:
+        if link in self._links:
+            self._links.discard(link)
+            self._poller.unregister(link.socket)
+            if last is not None:
+                link.socket.send(last, zmq.DONTWAIT)
+            link.socket.close(linger=200 if last is not None else 0)
 
     def _receive(self, link: Link) -> None:
         link.heard = time.monotonic()
         if link.silent:
             link.silent = False
-            link.on_silence(False)
+            link.on_silence(0.0)
         for _ in range(100):
             try:
                 frames = link.socket.recv_multipart(zmq.DONTWAIT)
@@ -277,12 +288,15 @@ class Loop:
             if link not in self._links:
                 return
 
-    def _beat(self, beat: bytes, now: float) -> None:
+    def _beat(self, now: float, late: float) -> None:
+        """Say on each link that this end lives, and see whether the other does. For `late` seconds nobody listened."""
+        beat = p.encode(p.Beat())
         for link in list(self._links):
-            if not link.silent:
+            link.heard += late
+            silence = now - link.heard
+            if silence <= p.SILENCE_SECONDS:
                 link.socket.send(beat, zmq.DONTWAIT)
             # Only silence with nothing left to read is silence: a busy kernel may itself have been late.
-            late = now - link.heard > p.SILENCE_SECONDS and not readiness(link.socket) & zmq.POLLIN
-            if late and not link.silent:
+            elif not readiness(link.socket) & zmq.POLLIN:
                 link.silent = True
-                link.on_silence(True)
+                self._guarded(link, functools.partial(link.on_silence, silence))

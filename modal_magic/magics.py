@@ -226,7 +226,7 @@ class ModalMagics(Magics):
                 "--backend local says that it is meant."
             )
         others = registry.names()
-        session = Session.start(self.resources, options)
+        session = Session.start(self.resources, options, notebook_of(self.host))
         if others:  # it may be that one of these was meant
             there = f"--session NAME goes to one that is there: {', '.join(others)}"
             print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
@@ -308,6 +308,11 @@ def retries_of(options: Options) -> Retries:
 def in_jupyter(shell: InteractiveShell) -> bool:
     """Whether output goes through a Jupyter server, which drops what comes too fast."""
     return hasattr(shell, "kernel")
+
+
+def notebook_of(shell: InteractiveShell) -> str:
+    """The file of the notebook that this shell belongs to, as far as its server or VS Code says it; else empty."""
+    return os.environ.get("JPY_SESSION_NAME") or str(shell.user_ns.get("__vsc_ipynb_file__", ""))
 
 
 def check_cell(shell: InteractiveShell, cell: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, dataclass_transform
 
 import msgspec
 
-VERSION = 1
+VERSION = 2
 """Rises with every change that an older peer could not read; peers of different versions refuse each other."""
 
 BEAT_SECONDS = 0.25
@@ -89,6 +89,18 @@ class RankStatus(Part):
     pid: int
     run: str | None
     device: str
+
+
+class RunKnown(Part):
+    """A run whose end no client has shown yet, or that goes on.
+
+    `shown` is the number of the newest record that a client has shown of it, and `rest` the unfinished lines that this
+    client held then: rank, stream, text.
+    """
+
+    run: str
+    shown: int
+    rest: list[tuple[int, Stream, str]]
 
 
 class Place(Part):
@@ -469,11 +481,24 @@ Report = Joined | Happened | Left | Beat
 
 
 class Attach(Message):
-    """The first word of a client; it wants every record after number `since`."""
+    """The first word of a client, and the first after it was away.
+
+    It wants every record after number `since`. None, from a new client, means: what is still to be shown of the runs
+    that go on, and all that comes. `taken` is the number of the newest of its requests that it knows to be taken.
+    """
 
     version: int
     client: str
-    since: int
+    since: int | None
+    taken: int = 0
+
+
+class Shown(Message):
+    """The client has shown all of a run up to record number `sequence`, but for the unfinished lines in `rest`."""
+
+    run: str
+    sequence: int
+    rest: list[tuple[int, Stream, str]]
 
 
 class Run(Message):
@@ -533,16 +558,32 @@ class Detach(Message):
     """The last word of a client."""
 
 
-Request = Attach | Run | InterruptRun | Restart | Stop | AskStatus | AskLog | AskStack | Detach | Beat
+Numbered = Run | InterruptRun | Restart | Stop | AskStatus | AskLog | AskStack
+"""Requests that are carried out once and in order: each goes with its number, from 1, and is kept until it is taken."""
+Request = Numbered | Attach | Shown | Detach | Beat
 
 
 class Attached(Message):
-    """The gateway's welcome. `sequence` is the number of the newest record there is."""
+    """The gateway's welcome: records follow after number `sequence`, and requests are taken after number `taken`.
+
+    `runs` is for a new client: what goes on, or has ended with nobody there to show it. Of these it is sent all but the
+    output that was shown before.
+    """
 
     version: int
     session: str
     world_size: int
     sequence: int
+    taken: int
+    state: str
+    runs: list[RunKnown]
+
+
+class Tally(Message):
+    """The gateway lives. It has sent the records up to number `sent` and taken the requests up to number `taken`."""
+
+    sent: int
+    taken: int
 
 
 class Status(Message):
@@ -601,7 +642,7 @@ class Closed(Message):
     reason: str
 
 
-Reply = Attached | Status | LogPage | Done | Refused | Closed | Beat
+Reply = Attached | Tally | Status | LogPage | Done | Refused | Closed
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 
@@ -621,8 +662,33 @@ decode_records = msgspec.msgpack.Decoder(list[Record]).decode
 NOISE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 """What the decoders raise for bytes that are no message."""
 
-RECORDS = b"R"
-"""First frame of a batch of records on a client's link; any other message goes as one frame."""
+_batch = struct.Struct(">cQQ")
+_number = struct.Struct(">Q")
+
+
+def numbered(number: int, request: Numbered) -> list[bytes]:
+    """The frames of a request with its number. Any other message of a client goes as one frame."""
+    return [_number.pack(number), encode(request)]
+
+
+def number_of(frame: bytes) -> int:
+    """The number of a request. Raises DecodeError for bytes that are none."""
+    if len(frame) != _number.size:
+        raise msgspec.DecodeError("not the number of a request")
+    return int(_number.unpack(frame)[0])
+
+
+def batch(after: int, last: int, encoded: Iterable[bytes]) -> list[bytes]:
+    """The frames of a batch: records after number `after` up to `last`, some of which may be left out on purpose."""
+    return [_batch.pack(b"R", after, last), join(encoded)]
+
+
+def bounds_of(frame: bytes) -> tuple[int, int]:
+    """The two numbers of a batch. Raises DecodeError for bytes that are no head of one."""
+    if len(frame) != _batch.size or frame[:1] != b"R":
+        raise msgspec.DecodeError("not the head of a batch of records")
+    _, after, last = _batch.unpack(frame)
+    return after, last
 
 
 def join(encoded: Iterable[bytes]) -> bytes:

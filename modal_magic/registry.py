@@ -18,15 +18,33 @@ import msgspec
 from modal_magic.errors import SessionError, UsageError
 from modal_magic.values import SESSION_NAME
 
-__all__ = ["Connection", "claim", "folder_of", "forget", "names", "publish", "read", "runtime_folder"]
+__all__ = [
+    "Connection", "birth", "claim", "folder_of", "forget", "gateway_lives", "names", "publish", "read",
+    "runtime_folder",
+]  # fmt: skip
 
 
 STARTING_SECONDS = 90.0
 """A session's folder without a connection file belongs to one that is starting, if it is not older than this."""
 
 
+BIRTH_SECONDS = 1.0
+"""Two births of a process that are no further apart are one: a clock that is set moves both."""
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Who is starting the session of a folder: a process, and the moment of its birth in seconds since 1970."""
+
+    pid: int
+    born: float
+
+
 class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a client must know to reach a session. `secret_key` lets its holder run code: the file is mode 0600."""
+    """What a client must know to reach a session. `secret_key` lets its holder run code: the file is mode 0600.
+
+    `pid` is the process of the gateway and `born` the moment of its birth in seconds since 1970; 0 where that is on
+    another machine. `notebook` is the file from which the session was started, empty where that is not known.
+    """
 
     version: int
     session: str
@@ -42,6 +60,8 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gpu: str | None
     environment: dict[str, str]
     pid: int
+    born: float
+    notebook: str
 
 
 def runtime_folder() -> Path:
@@ -67,8 +87,43 @@ def names() -> list[str]:
     return sorted(path.parent.name for path in runtime_folder().glob("*/connection.json"))
 
 
-def _age(folder: Path) -> float:
-    return time.time() - folder.stat().st_mtime
+def birth(pid: int) -> float | None:
+    """When a process of this machine began, in seconds since 1970; None if it is not there."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def _lives(pid: int, born: float) -> bool:
+    began = birth(pid)  # another process may have got the number since
+    return began is not None and abs(began - born) < BIRTH_SECONDS
+
+
+def gateway_lives(connection: Connection) -> bool | None:
+    """Whether the process of a gateway is there; None where nobody on this machine can say."""
+    return _lives(connection.pid, connection.born) if connection.born else None
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether the folder of a session is what one has left that is dead, or that was never started."""
+    try:
+        if (folder / "connection.json").exists():
+            return gateway_lives(read(folder.name)) is False
+        if (folder / "claim.json").exists():
+            claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
+            return not _lives(claim.pid, claim.born)
+        return time.time() - folder.stat().st_mtime > STARTING_SECONDS
+    except (OSError, SessionError, UsageError, msgspec.MsgspecError):
+        return False
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir(mode=0o700)
+    (folder / "claim.json").write_bytes(msgspec.json.encode(Claim(os.getpid(), birth(os.getpid()) or 0.0)))
 
 
 def claim(session: str | None) -> str:
@@ -78,16 +133,16 @@ def claim(session: str | None) -> str:
     """
     if session is not None:
         folder = folder_of(session)
-        if folder.exists() and not (folder / "connection.json").exists() and _age(folder) > STARTING_SECONDS:
-            shutil.rmtree(folder, ignore_errors=True)  # what a session that died has left
+        if folder.exists() and _is_free(folder):
+            shutil.rmtree(folder, ignore_errors=True)
         try:
-            folder.mkdir(mode=0o700)
+            _make(folder)
         except FileExistsError:
             raise UsageError(f"there is a session {session!r} already: %modal_stop {session} ends it") from None
         return session
     for number in itertools.count(1):
         with contextlib.suppress(FileExistsError):
-            folder_of(f"session-{number}").mkdir(mode=0o700)
+            _make(folder_of(f"session-{number}"))
             return f"session-{number}"
     raise AssertionError
 
@@ -100,6 +155,7 @@ def publish(connection: Connection) -> Path:
         file.write(msgspec.json.format(msgspec.json.encode(connection)))
     path = folder / "connection.json"
     os.replace(temporary, path)
+    (folder / "claim.json").unlink(missing_ok=True)
     return path
 
 

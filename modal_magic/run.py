@@ -25,9 +25,11 @@ class Run:
     def __init__(self, session: Session, name: str) -> None:
         self.session = session
         self.view = RunView(name)
-        self._events: queue.SimpleQueue[p.Event | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[int, p.Event] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._lost: SessionError | None = None
+        self._newest = self._told = self._shown = 0
+        self.interrupting = False
 
     @property
     def id(self) -> str:
@@ -62,6 +64,7 @@ class Run:
 
     def check(self) -> None:
         """Raise what `wait` would raise of a run that is over."""
+        self.taken()
         if self._lost is not None:
             raise self._lost
         if self.view.refusal:
@@ -74,7 +77,8 @@ class Run:
 
     def interrupt(self) -> None:
         """Have all ranks leave the run. Asking twice does not make it worse."""
-        self.session.send(p.InterruptRun(self.id))
+        self.interrupting = True
+        self.session.interrupt(self)
 
     def events(self, patience: float | None) -> list[p.Event]:
         """The events since the last call: waits up to `patience` seconds for the first. For views."""
@@ -83,9 +87,25 @@ class Run:
             event = self._events.get(timeout=patience)
             while True:
                 if event is not None:
-                    found.append(event)
+                    self._told = max(self._told, event[0])
+                    found.append(event[1])
                 event = self._events.get_nowait()
         return found
+
+    def shown(self, rest: list[tuple[int, p.Stream, str]]) -> None:
+        """All that `events` has returned was shown, but for these unfinished lines: rank, stream, text. For views.
+
+        Another kernel that attaches later goes on from there.
+        """
+        if self._told > self._shown:
+            self._shown = self._told
+            self.session.tell_shown(p.Shown(self.id, self._told, rest))
+
+    def taken(self) -> None:
+        """Whoever asked for the run has its end: no other kernel needs to show it."""
+        if self._newest > self._shown:
+            self._shown = self._newest
+            self.session.tell_shown(p.Shown(self.id, self._newest, []))
 
     def settled(self, seconds: float) -> bool:
         """Wait for the end of the run, for so many seconds. Whether it is over."""
@@ -108,10 +128,11 @@ class Run:
 
     # -- called by the session, in the loop's thread
 
-    def take(self, event: p.Event) -> None:
-        """An event of the run, or the loss of a rank."""
+    def take(self, event: p.Event, sequence: int = 0) -> None:
+        """An event of the run, or the loss of a rank, and the number of its record (0: it has none)."""
         self.view.apply(event)
-        self._events.put(event)
+        self._newest = max(self._newest, sequence)
+        self._events.put((sequence, event))
         if self.view.ended:
             self._over.set()
 

@@ -33,10 +33,8 @@ class SocketDoor:
         """See `Door`."""
         try:
             self.socket.send_multipart([identity, *frames], zmq.DONTWAIT)
-        except zmq.Again:
+        except zmq.ZMQError:  # EAGAIN: its queue is full; EHOSTUNREACH: it is away
             return False
-        except zmq.ZMQError as error:
-            return error.errno == zmq.EHOSTUNREACH
         return True
 
     def waiting(self) -> bool:

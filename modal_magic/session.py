@@ -18,9 +18,10 @@ from typing import Any, Self, TypeVar
 from modal_magic import config, registry
 from modal_magic import protocol as p
 from modal_magic.backends.base import Backend, Plan
-from modal_magic.errors import GatewayLost, SessionClosed, SessionError, UsageError
+from modal_magic.client import Client
+from modal_magic.errors import GatewayBusy, GatewayLost, SessionClosed, SessionError, UsageError
 from modal_magic.lines import Line, newest_lines, read_lines
-from modal_magic.link import Keys, Link, Loop
+from modal_magic.link import Loop
 from modal_magic.options import OPTIONS, Options, Shape, resolve
 from modal_magic.ranges import name_ranks
 from modal_magic.reading import parse_values
@@ -31,10 +32,6 @@ __all__ = ["Resources", "Session", "choose_backend"]
 
 ANSWER_SECONDS = 30.0
 """How long a request waits for its answer."""
-ATTACH_SECONDS = 5.0
-"""How long a gateway has to answer the first word."""
-LOST_SECONDS = 4.0
-"""How long a gateway may be silent before a run on it is given up."""
 CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
 
@@ -100,21 +97,21 @@ class Session:
     def __init__(self, *, resources: Resources | None = None, **options: Any) -> None:
         given = parse_values(options, OPTIONS, "Session")
         layers = config.from_file(Path.cwd()), config.from_environment(os.environ)
-        self._begin(resources, resolve(*layers, given))
+        self._begin(resources, resolve(*layers, given), "")
 
     @classmethod
-    def start(cls, resources: Resources, options: Options) -> Self:
-        """A new session of options that are resolved already."""
+    def start(cls, resources: Resources, options: Options, notebook: str) -> Self:
+        """A new session of options that are resolved already; `notebook` is the file that wants it, or empty."""
         session = cls.__new__(cls)
-        session._begin(resources, options)
+        session._begin(resources, options, notebook)
         return session
 
     @classmethod
     def attach(cls, name: str, resources: Resources | None = None) -> Self:
         """The session of this name, which another kernel may have started.
 
-        Raises UsageError when there is none, SessionError when its connection file is not to be trusted, and
-        GatewayLost when its gateway does not answer; what is left of it is then removed.
+        Raises UsageError when there is none, SessionError when its connection file is not to be trusted, GatewayBusy
+        when its gateway does not answer, and GatewayLost when that is gone; what is left of it is then removed.
         """
         session = cls.__new__(cls)
         session._set_up(resources)
@@ -161,8 +158,15 @@ class Session:
         task = p.Execute(run.id, source, cell, first_line)
         chosen = None if ranks is None else sorted(set(ranks))
         again = p.Retries(retries) if isinstance(retries, int) else retries
-        self.send(p.Run(task, chosen, output_limit, timeout, again if again.max_retries else None))
+        self._client.ask(p.Run(task, chosen, output_limit, timeout, again if again.max_retries else None))
         return run
+
+    def unseen(self) -> list[Run]:
+        """The runs of others, oldest first, that went on when this client attached, or whose end nobody had shown.
+
+        Of their output they have what no other client had shown.
+        """
+        return list(self._unseen)
 
     def ready(self, seconds: float = 120.0) -> Self:
         """Wait until the ranks are up, and return the session.
@@ -207,7 +211,8 @@ class Session:
         """End the session and wait until nothing is left of it. Raises SessionError if `seconds` are not enough."""
         if not self.closed:
             with contextlib.suppress(SessionError):
-                self.send(p.Stop("it was stopped"))
+                self.check_open()
+                self._client.ask(p.Stop("it was stopped"))
                 self._closing.wait(seconds)
         self._shut(SessionClosed(f"session {self.name!r} was stopped"))
         if self._own_resources or self.backend_name in self._resources._backends:
@@ -235,7 +240,7 @@ class Session:
 
     # -- beginnings
 
-    def _begin(self, resources: Resources | None, options: Options) -> None:
+    def _begin(self, resources: Resources | None, options: Options, notebook: str) -> None:
         self._set_up(resources)
         shape = options.shape()
         self.backend_name = choose_backend(options.backend)
@@ -274,6 +279,8 @@ class Session:
             gpu=plan.gpu,
             environment=plan.environment,
             pid=reached.pid,
+            born=registry.birth(reached.pid) or 0.0,
+            notebook=notebook,
         )
         registry.publish(connection)
         self._connect(connection)
@@ -283,13 +290,10 @@ class Session:
         self._resources = resources or Resources()
         self._runs: dict[str, Run] = {}
         self._answers: dict[str, Future[Any]] = {}
-        self._attached = threading.Event()
         self._closing = threading.Event()
         self._up = threading.Event()
-        self._link: Link | None = None
-        self._seen = 0
+        self._unseen: list[Run] = []
         self._error: SessionError | None = None
-        self._giving_up: threading.Timer | None = None
         self.state = "launching"
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -306,28 +310,19 @@ class Session:
             framework=connection.framework,
             env=tuple(sorted(connection.environment.items())),
         )
-        self._client = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
-        self._link = self._resources.loop.open(
-            connection.host,
-            connection.port,
-            connection.gateway_key,
-            Keys(connection.public_key, connection.secret_key),
-            self._client.encode(),
-            self._on_frames,
-            self._on_silence,
+        self._client = Client(
+            self._resources.loop, connection, self._on_record, self._on_reply, self._on_silence, self._shut
         )
-        self.send(p.Attach(p.VERSION, self._client, 0))
-        if not self._attached.wait(ATTACH_SECONDS) or self._error is not None:
-            error = self._error or GatewayLost(
-                f"the gateway of session {self.name!r} does not answer, so what was left of the session is removed"
-            )
+        try:
+            self._client.attach()
+        except SessionError as error:
             self._shut(error)
             self._close_resources()
             if isinstance(error, GatewayLost):
                 registry.forget(self.name)
-            raise error
+            raise
 
-    # -- the link; `_on_…` are called in the loop's thread
+    # -- the client; `_on_…` are called in the loop's thread
 
     @property
     def closed(self) -> bool:
@@ -339,55 +334,71 @@ class Session:
         if self._error is not None:
             raise self._error
 
-    def send(self, message: p.Request) -> None:
-        """Send a request to the gateway. Raises SessionGone when there is none any more."""
+    def interrupt(self, run: Run) -> None:
+        """Have all ranks leave a run. Where the gateway does not answer the run is let go of here."""
         self.check_open()
-        assert self._link is not None
-        self._resources.loop.send(self._link, message)
+        self._client.ask(p.InterruptRun(run.id))
+        if self._client.silent:
+            self._let_go(run)
 
-    def _ask(self, make: Callable[..., p.Request], expected: type[Answer], *rest: Any) -> Answer:
+    def tell_shown(self, shown: p.Shown) -> None:
+        """Say how much of a run was shown, for those who come later."""
+        if not self.closed:
+            self._client.mention(shown)
+
+    def _ask(self, make: Callable[..., p.Numbered], expected: type[Answer], *rest: Any) -> Answer:
+        self.check_open()
         name = uuid.uuid4().hex[:12]
         answer: Future[Answer] = Future()
         self._answers[name] = answer
         try:
-            self.send(make(name, *rest))
+            self._client.ask(make(name, *rest))
             return answer.result(ANSWER_SECONDS)
         except FutureTimeout:
-            raise GatewayLost(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s") from None
+            raise GatewayBusy(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s") from None
         finally:
             del self._answers[name]
+            self._client.forget(name)
 
-    def _on_frames(self, frames: list[bytes]) -> None:
-        if frames[0] == p.RECORDS and len(frames) == 2:
-            for record in p.decode_records(frames[1]):
-                self._on_record(record)
-            return
-        match p.decode_reply(frames[0]):
+    def _let_go(self, run: Run) -> None:
+        if self._runs.pop(run.id, None) is not None:
+            run.give_up(
+                GatewayBusy(
+                    f"{self._client.silence()}. The run will be interrupted once it does; until then %modal_attach "
+                    f"{self.name} can bring it back"
+                )
+            )
+
+    def _on_reply(self, reply: p.Reply) -> None:
+        match reply:
             case p.Attached():
-                self._attached.set()
+                self._take_state(reply.state)
+                for known in reply.runs:
+                    self._runs[known.run] = run = Run(self, known.run)
+                    for rank, stream, text in known.rest:
+                        run.take(p.Output(rank, known.run, stream, text))
+                    self._unseen.append(run)
             case p.Refused(request=request, reason=reason):
-                self._on_refusal(request, reason)
+                if request in self._runs:
+                    self._runs.pop(request).refuse(reason)
+                elif request in self._answers:
+                    self._answers[request].set_exception(UsageError(reason))
             case p.Closed(reason=reason):
                 self._closing.set()
                 self._shut(SessionClosed(f"session {self.name!r} is closed: {reason}"))
-            case p.Status() | p.LogPage() | p.Done() as reply:
+            case p.Status() | p.LogPage() | p.Done():
                 if (answer := self._answers.get(reply.request)) is not None:
                     answer.set_result(reply)
 
     def _on_record(self, record: p.Record) -> None:
-        if record.sequence <= self._seen:
-            return
-        self._seen = record.sequence
         event = record.event
         if isinstance(event, p.Lost):
             for run in list(self._runs.values()):
-                run.take(event)
+                run.take(event, record.sequence)
         elif isinstance(event, p.Notice):
             self.notices.put(event.text)
         elif isinstance(event, p.SessionChanged):
-            self.state = event.state
-            if event.state != "launching":
-                self._up.set()
+            self._take_state(event.state)
             if event.state == "degraded" and event.reason:
                 self.notices.put(event.reason)
             elif event.state == "closing":
@@ -397,44 +408,27 @@ class Session:
         name = getattr(event, "run", None)
         if name in self._runs:
             run = self._runs[name]
-            run.take(event)
+            run.take(event, record.sequence)
             if run.done:
                 del self._runs[name]
 
-    def _on_refusal(self, request: str, reason: str) -> None:
-        if request in self._runs:
-            self._runs.pop(request).refuse(reason)
-        elif request in self._answers:
-            self._answers[request].set_exception(UsageError(reason))
-        elif request == self._client:
-            self._error = SessionError(reason)
-            self._attached.set()
-        elif not request and self._link is not None:
-            # The gateway has forgotten us, as it does a client that was silent for long: a kernel can be busy in C.
-            self._resources.loop.send(self._link, p.Attach(p.VERSION, self._client, self._seen))
+    def _take_state(self, state: str) -> None:
+        self.state = state
+        if state != "launching":
+            self._up.set()
 
     def _on_silence(self, silent: bool) -> None:
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-            self._giving_up = None
-        if not silent or self._link is None or not self._attached.is_set():
-            return
-        self._resources.loop.send(self._link, p.Attach(p.VERSION, self._client, self._seen))
-        lost = GatewayLost(
-            f"the gateway of session {self.name!r} does not answer any more: its ranks end by themselves, and their "
-            "variables are lost"
-        )
-        self._giving_up = threading.Timer(LOST_SECONDS - p.SILENCE_SECONDS, self._shut, [lost])
-        self._giving_up.daemon = True
-        self._giving_up.start()
+        text = f"{self._client.silence()}. This waits for it; an interrupt ends the wait"
+        for run in list(self._runs.values()):
+            if silent and run.interrupting:
+                self._let_go(run)
+            elif silent:
+                run.take(p.Notice(text))
 
     def _shut(self, error: SessionError, last: p.Message | None = None) -> None:
         if self._error is None:
             self._error = error
-        if self._giving_up is not None:
-            self._giving_up.cancel()
-        if self._link is not None:
-            self._resources.loop.shut(self._link, last)
+        self._client.close(last)
         self._up.set()
         for run in list(self._runs.values()):
             run.give_up(error)

@@ -52,13 +52,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "log": {"protocol", "lines", "segments"},
     "flow": {"lines"},
     "link": {"protocol"},
-    "gateway": {"protocol", "state", "log", "flow", "specs", "topology"},
+    "clients": {"protocol", "log"},
+    "gateway": {"protocol", "state", "log", "flow", "specs", "topology", "clients"},
     "serving": {"protocol", "gateway", "link", "specs"},
     "registry": GROUND,
     "completion": GROUND,
+    "conversation": {"protocol"},
+    "client": {*GROUND, "registry", "link", "conversation"},
     "run": {*GROUND, "view"},
     "transcript": {*GROUND, "segments"},
-    "session": {*GROUND, "transcript", "registry", "link", "backends", "view", "run"},
+    "session": {*GROUND, "transcript", "registry", "link", "client", "backends", "view", "run"},
     "magics": {*GROUND, "transcript", "registry", "completion", "session", "view"},
     "extension": {*GROUND, "registry", "completion", "magics"},
     "backends": {*GROUND, "registry", "link", "backends"},
@@ -69,7 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """The arrows of the design: for each room, or each file of one, what it may import at run time."""
 
-HERE = {"node", "frameworks", "gateway", "serving", "log", "backends/local"}
+HERE = {"node", "frameworks", "clients", "gateway", "serving", "log", "backends/local"}
 """What never runs in a kernel that has no Unix: the rest does."""
 UNIX_MODULES = {"fcntl", "resource", "pwd", "grp", "pty", "termios"}
 UNIX_NAMES = {"fork", "forkpty", "killpg", "setsid", "SIGKILL", "AF_UNIX", "socketpair", "send_fds", "recv_fds"}

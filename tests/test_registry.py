@@ -41,6 +41,8 @@ def connection(session: str = "train") -> Connection:
         gpu=None,
         environment={"A": "1"},
         pid=os.getpid(),
+        born=registry.birth(os.getpid()) or 0.0,
+        notebook="/home/me/a.ipynb",
     )
 
 

@@ -86,6 +86,8 @@ def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
                 if isinstance(event, p.RunQueued) and event.position:
                     before = f"{event.position} run{'s' * (event.position != 1)}"
                     show(("stderr", f"waiting for {before} of this session; an interrupt takes this cell out again\n"))
+                elif isinstance(event, p.Notice):
+                    show(("stderr", f"{event.text}\n"))
             for part in view.turn(events, last=over).parts:
                 waiting.extend(_pieces(part))
             while waiting and not enough:
@@ -100,6 +102,8 @@ def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
             if failed_at and not told and not over and time.monotonic() - failed_at > HEADLINE_SECONDS:
                 told = True
                 show(("stderr", f"{headline(run.view)}\n"))
+            if not waiting and not view.holding:
+                run.shown(view.unfinished)
             if waiting and not over:
                 run.settled(TURN_SECONDS)
             elif waiting and not enough:

@@ -75,6 +75,11 @@ class TextView:
         """Whether a line waits for other ranks to say it too."""
         return bool(self._merged)
 
+    @property
+    def unfinished(self) -> list[tuple[int, p.Stream, str]]:
+        """The lines that have been begun and not shown: rank, stream, text."""
+        return self._assembler.unfinished
+
     def turn(self, events: Collection[p.Event], last: bool) -> Page:
         """The page that these events make. `last` says that no more will come, so nothing is held back."""
         page = Page()

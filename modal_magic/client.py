@@ -1,0 +1,140 @@
+"""A client of a session: its link to the gateway, and what its silence means."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable
+
+from modal_magic import protocol as p
+from modal_magic import registry
+from modal_magic.conversation import Conversation
+from modal_magic.errors import GatewayBusy, GatewayLost, SessionError
+from modal_magic.link import Keys, Loop
+
+__all__ = ["Client"]
+
+ATTACH_SECONDS = 5.0
+"""How long a gateway has to answer the first word."""
+LOST_SECONDS = 4.0
+"""How long a gateway may be silent of which nobody can say whether its process lives."""
+
+
+class Client:
+    """Attached to a gateway until one of the two lets go. All `on_…` are called in the loop's thread.
+
+    `on_end` is told once why nothing comes any more. `on_silence` is told when a gateway whose process lives has fallen
+    silent, and when it speaks again.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        connection: registry.Connection,
+        on_record: Callable[[p.Record], None],
+        on_reply: Callable[[p.Reply], None],
+        on_silence: Callable[[bool], None],
+        on_end: Callable[[SessionError], None],
+    ) -> None:
+        self.silent = False
+        self._loop, self._connection = loop, connection
+        self._on_reply, self._on_silence, self._on_end = on_reply, on_silence, on_end
+        self._welcome = threading.Event()
+        self._refusal = ""
+        name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._conversation = Conversation(
+            name, lambda frames: loop.transmit(self._link, frames), on_record, self._replied
+        )
+        self._link = loop.open(
+            connection.host,
+            connection.port,
+            connection.gateway_key,
+            Keys(connection.public_key, connection.secret_key),
+            name.encode(),
+            lambda frames: self._conversation.take(frames, time.monotonic()),
+            self._heard_nothing,
+            self._failed,
+        )
+
+    def attach(self) -> None:
+        """Wait for the gateway's welcome.
+
+        Raises GatewayLost where there is no gateway, GatewayBusy where it does not answer, and SessionError where it
+        will not have this client.
+        """
+        self._loop.call(self._link, lambda: self._conversation.attach(time.monotonic()))
+        name, until = self._connection.session, time.monotonic() + ATTACH_SECONDS
+        while not self._welcome.wait(0.5):
+            lives = registry.gateway_lives(self._connection)
+            if lives is False or (lives is None and time.monotonic() > until):
+                raise GatewayLost(
+                    f"the gateway of session {name!r} is gone, so what was left of the session is removed"
+                )
+            if time.monotonic() > until:
+                raise GatewayBusy(f"{self.silence()}: try again, or end that process")
+        if self._refusal:
+            raise SessionError(self._refusal)
+
+    def ask(self, request: p.Numbered) -> None:
+        """Have a request carried out once."""
+        self._loop.call(self._link, lambda: self._conversation.ask(request, time.monotonic()))
+
+    def forget(self, request: str) -> None:
+        """Nobody waits any more for the answer to this request."""
+        self._loop.call(self._link, lambda: self._conversation.forget(request))
+
+    def mention(self, message: p.Shown) -> None:
+        """Say what need not arrive."""
+        self._loop.call(self._link, lambda: self._loop.transmit(self._link, [p.encode(message)]))
+
+    def close(self, last: p.Message | None = None) -> None:
+        """Close the link, after a last word."""
+        self._loop.shut(self._link, last)
+
+    def silence(self) -> str:
+        """The words for a gateway that lives and does not answer."""
+        name, pid = self._connection.session, self._connection.pid
+        return f"the gateway of session {name!r} does not answer, though its process {pid} is there"
+
+    # -- called in the loop's thread
+
+    def _replied(self, reply: p.Reply) -> None:
+        if isinstance(reply, p.Attached):
+            self._on_reply(reply)
+            self._welcome.set()
+        elif isinstance(reply, p.Refused) and reply.request == self._conversation.client:
+            self._refusal = reply.reason
+            self._welcome.set()
+        else:
+            self._on_reply(reply)
+
+    def _heard_nothing(self, seconds: float) -> None:
+        if not seconds:
+            if self.silent:
+                self.silent = False
+                self._on_silence(False)
+            return
+        if not self._welcome.is_set():
+            return
+        lives = registry.gateway_lives(self._connection)
+        if lives is False or (lives is None and seconds > LOST_SECONDS):
+            self._on_end(
+                GatewayLost(
+                    f"the gateway of session {self._connection.session!r} is gone: its ranks end by themselves, and "
+                    "their variables are lost"
+                )
+            )
+        elif lives and not self.silent:
+            self.silent = True
+            self._on_silence(True)
+
+    def _failed(self, error: Exception) -> None:
+        name = self._connection.session
+        self._refusal = (
+            f"this kernel has let go of session {name!r}: it could not go on with a message of its gateway "
+            f"({type(error).__name__}: {error}). The session itself goes on: %modal_attach {name}"
+        )
+        self._on_end(SessionError(self._refusal))
+        self._welcome.set()

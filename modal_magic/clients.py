@@ -1,0 +1,269 @@
+"""The clients of a gateway: what each was sent and has shown, and which of its requests were taken. No socket."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import msgspec
+
+from modal_magic import protocol as p
+from modal_magic.log import EventLog
+
+__all__ = ["Clients", "Door"]
+
+BATCH_BYTES = 1024 * 1024
+"""Records go to a client in batches of about this size, so that a small message never waits behind a large one."""
+TURN_BATCHES = 8
+"""A client that is far behind is sent so many batches, then it is the turn of others."""
+FORGET_SECONDS = 2 * p.SILENCE_SECONDS
+"""A client that was silent for so long no longer counts as attached."""
+AWAY = 1000
+"""Of so many clients that are away it is remembered what they were sent and which of their requests were taken."""
+RUNS = 1000
+"""Of so many runs it is remembered that they were taken and how much of them was shown."""
+RETRY_SECONDS = 0.01
+"""What a client could not take is sent again after so long."""
+UNSEEN = 16
+"""At most so many runs that ended unseen are told to a new client: the newest."""
+
+BULK = p.Output | p.Display | p.Progress | p.Metric
+"""Events that are of use to nobody once they were shown."""
+
+
+class Door(Protocol):
+    """Where peers come in and where their messages go out."""
+
+    def send(self, identity: bytes, *frames: bytes) -> bool:
+        """Send a message to a peer. False when it cannot take it now, or is away."""
+        ...
+
+    def waiting(self) -> bool:
+        """Whether a message lies here that nobody has read."""
+        ...
+
+
+Batches = dict[int, tuple[int, list[bytes]]]
+"""Batches by the number after which they begin: the number that they reach up to, and their frames."""
+
+
+@dataclass(slots=True)
+class Replay:
+    """What a new client is sent of the past, up to record number `until`: output of these runs after these numbers."""
+
+    until: int
+    shown: dict[str, int]
+
+    def wants(self, record: p.Record) -> bool:
+        """Whether a record is sent."""
+        number, event = record.sequence, record.event
+        if number > self.until:
+            return True
+        if isinstance(event, BULK):
+            return event.run in self.shown and number > self.shown[event.run]
+        return not isinstance(event, p.Notice) or number > min(self.shown.values())
+
+
+@dataclass(slots=True)
+class Client:
+    """One client. `outbox` has replies that go out once the records up to their number have."""
+
+    first: int
+    sent: int
+    heard: float
+    taken: int = 0
+    replay: Replay | None = None
+    outbox: deque[tuple[int, bytes]] = field(default_factory=deque)
+    answers: deque[bytes] = field(default_factory=lambda: deque(maxlen=16))
+    reachable: bool = True
+
+
+@dataclass(slots=True)
+class KnownRun:
+    """How much of a run has been shown, by whichever client; `ended` is the number of its end's record."""
+
+    owner: bytes
+    begun: int
+    shown: int
+    rest: list[tuple[int, p.Stream, str]] = field(default_factory=list)
+    ended: int = 0
+
+
+class Clients:
+    """All clients of a session. Times are in seconds.
+
+    Whatever the link does to messages, each numbered request is taken once and in order, and each client is sent every
+    record: the clients' end of this is `conversation`.
+    """
+
+    def __init__(self, door: Door, log: EventLog) -> None:
+        self._door, self._log = door, log
+        self._present: dict[bytes, Client] = {}
+        self._away: dict[bytes, Client] = {}
+        self._runs: dict[str, KnownRun] = {}
+
+    def __len__(self) -> int:
+        """How many are attached."""
+        return len(self._present)
+
+    @property
+    def reachable(self) -> int:
+        """How many are attached and were there when the gateway last spoke to them."""
+        return sum(client.reachable for client in self._present.values())
+
+    # -- what comes in
+
+    def take(self, identity: bytes, frames: list[bytes], now: float) -> p.Request | None:
+        """The request that a message holds, unless it was taken before, is not yet its turn, or asks for nothing.
+
+        Raises one of `protocol.NOISE` for what is no message.
+        """
+        if len(frames) not in (1, 2):
+            return None
+        request = p.decode_request(frames[-1])
+        if isinstance(request, p.Attach):
+            return request
+        client = self._present.get(identity)
+        if client is None:
+            self._door.send(identity, p.encode(p.Refused("", "attach first")))
+            return None
+        client.heard = now
+        if isinstance(request, p.Numbered):
+            if len(frames) != 2 or p.number_of(frames[0]) != client.taken + 1:
+                return None
+            client.taken += 1
+            if isinstance(request, p.Run):
+                return request if self._is_new(identity, request.task.run) else None
+            return request
+        if isinstance(request, p.Shown):
+            self._shown(request)
+        elif isinstance(request, p.Detach):
+            del self._present[identity]
+            return request
+        return None
+
+    def attach(
+        self, identity: bytes, request: p.Attach, welcome: p.Attached, going: Collection[str], now: float
+    ) -> None:
+        """Take a client in, or back in, and send it what it lacks. `going` are the runs that are not over."""
+        newest = self._log.newest
+        runs = self._to_tell(identity, going) if request.since is None else []
+        client = self._present.pop(identity, None) or self._away.pop(identity, None)
+        if client is None:
+            first = min((self._runs[known.run].begun for known in runs), default=newest)
+            client = Client(first, first, now)
+            if request.since is None:
+                client.replay = Replay(newest, {known.run: known.shown for known in runs})
+        client.heard, client.reachable = now, True
+        client.taken = max(client.taken, request.taken)
+        client.sent = client.first if request.since is None else max(0, min(request.since, newest))
+        client.outbox = deque((client.sent, answer) for answer in client.answers)
+        self._present[identity] = client
+        told = msgspec.structs.replace(welcome, sequence=client.sent, taken=client.taken, runs=runs)
+        client.outbox.appendleft((client.sent, p.encode(told)))
+
+    def _is_new(self, owner: bytes, run: str) -> bool:
+        if run in self._runs:
+            return False
+        if len(self._runs) >= RUNS:
+            oldest = next(iter(self._runs))
+            del self._runs[next((run for run, known in self._runs.items() if known.ended), oldest)]
+        newest = self._log.newest
+        self._runs[run] = KnownRun(owner, newest, newest)
+        return True
+
+    def _shown(self, shown: p.Shown) -> None:
+        known = self._runs.get(shown.run)
+        if known is not None and known.shown < shown.sequence <= self._log.newest:
+            known.shown, known.rest = shown.sequence, shown.rest
+
+    def knows(self, run: str) -> bool:
+        """Whether a run of this id was taken."""
+        return run in self._runs
+
+    def ended(self, run: str) -> None:
+        """The newest record is the end of a run."""
+        if run in self._runs:
+            self._runs[run].ended = self._log.newest
+
+    def _to_tell(self, identity: bytes, going: Collection[str]) -> list[p.RunKnown]:
+        """The runs of which a new client must hear: those that go on, and those that ended when nobody was there."""
+        unseen = [
+            run
+            for run, known in self._runs.items()
+            if known.shown < known.ended and (known.owner == identity or known.owner not in self._present)
+        ]
+        chosen = {*unseen[-UNSEEN:], *going}
+        return [p.RunKnown(run, known.shown, known.rest) for run, known in self._runs.items() if run in chosen]
+
+    # -- what goes out
+
+    def reply(self, identity: bytes, reply: p.Reply) -> None:
+        """Answer a client; what was recorded before the answer comes before it."""
+        client = self._present.get(identity) or self._away.get(identity)
+        if client is None:
+            self._door.send(identity, p.encode(reply))
+            return
+        data = p.encode(reply)
+        if isinstance(reply, p.Done | p.Refused):
+            client.answers.append(data)
+        client.outbox.append((self._log.newest, data))
+
+    def broadcast(self) -> float | None:
+        """Bring every client up to date. Returns None when that is done, else in how many seconds there is more to do."""
+        shared: Batches = {}
+        waits = [self._send(identity, client, shared) for identity, client in self._present.items()]
+        return min((seconds for seconds in waits if seconds is not None), default=None)
+
+    def _send(self, identity: bytes, client: Client, shared: Batches) -> float | None:
+        """Send a client what it lacks, as far as it takes it; the answer is that of `broadcast`."""
+        for _ in range(TURN_BATCHES):
+            while client.outbox and client.outbox[0][0] <= client.sent:
+                if not self._door.send(identity, client.outbox[0][1]):
+                    return RETRY_SECONDS
+                client.outbox.popleft()
+            if client.sent >= self._log.newest:
+                return None
+            after, frames = self._batch(client, shared)
+            if not self._door.send(identity, *frames):
+                return RETRY_SECONDS
+            client.sent = after
+        return 0.0
+
+    def _batch(self, client: Client, shared: Batches) -> tuple[int, list[bytes]]:
+        """The next batch for a client; those that are at the same number share it."""
+        replay = client.replay if client.replay is not None and client.sent < client.replay.until else None
+        if replay is None and client.sent in shared:
+            return shared[client.sent]
+        records, after = self._log.since(client.sent, BATCH_BYTES)
+        if replay is not None:
+            records = [record for record in records if replay.wants(p.decode_record(record))]
+        found = after, p.batch(client.sent, after, records)
+        if replay is None:
+            shared[client.sent] = found
+        return found
+
+    def beat(self, now: float, late: float) -> bool:
+        """Tell everyone that the gateway lives, and let go of those that are silent. Whether there were any.
+
+        `late` is for how long the gateway could not listen: nobody was silent in that time.
+        """
+        gone = []
+        for identity, client in self._present.items():
+            client.heard += late
+            if now - client.heard > FORGET_SECONDS:
+                gone.append(identity)
+            else:
+                client.reachable = self._door.send(identity, p.encode(p.Tally(client.sent, client.taken)))
+        for identity in gone:
+            self._away[identity] = self._present.pop(identity)
+        for oldest in list(self._away)[: max(0, len(self._away) - AWAY)]:
+            del self._away[oldest]
+        return bool(gone)
+
+    def close(self, reason: str) -> None:
+        """Say goodbye to everyone."""
+        for identity in self._present:
+            self._door.send(identity, p.encode(p.Closed(reason)))
