@@ -212,7 +212,7 @@ class Clients:
         client.outbox.append((self._log.newest, data))
 
     def broadcast(self) -> float | None:
-        """Bring every client up to date. Returns None when that is done, else in how many seconds there is more to do."""
+        """Bring every client up to date. None when that is done, else in how many seconds there is more to do."""
         shared: Batches = {}
         waits = [self._send(identity, client, shared) for identity, client in self._present.items()]
         return min((seconds for seconds in waits if seconds is not None), default=None)

@@ -36,9 +36,6 @@ def can_wait(event: p.Event) -> bool:
 
 
 @dataclass(slots=True)
-@@
-
-@dataclass(slots=True)
 class Timers:
     """Named timers: each fires once, a later setting replaces an earlier one."""
 
