@@ -78,7 +78,7 @@ class Run:
     def interrupt(self) -> None:
         """Have all ranks leave the run. Asking twice does not make it worse."""
         self.interrupting = True
-        self.session.interrupt(self)
+        self.session.interrupt_run(self)
 
     def events(self, patience: float | None) -> list[p.Event]:
         """The events since the last call: waits up to `patience` seconds for the first. For views."""

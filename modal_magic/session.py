@@ -200,7 +200,7 @@ class Session:
         """Have the ranks leave the run in progress, whoever began it. Returns its id, None where there is none."""
         run = self.status().run
         if run is not None:
-            self.send(p.InterruptRun(run))
+            self._client.ask(p.InterruptRun(run))
         return run
 
     def restart(self, ranks: Sequence[int] | None = None) -> None:
@@ -334,7 +334,7 @@ class Session:
         if self._error is not None:
             raise self._error
 
-    def interrupt(self, run: Run) -> None:
+    def interrupt_run(self, run: Run) -> None:
         """Have all ranks leave a run. Where the gateway does not answer the run is let go of here."""
         self.check_open()
         self._client.ask(p.InterruptRun(run.id))
