@@ -108,6 +108,10 @@ class Clients:
         """How many are attached."""
         return len(self._present)
 
+    def present(self, identity: bytes) -> Client | None:
+        """An attached client."""
+        return self._present.get(identity)
+
     @property
     def reachable(self) -> int:
         """How many are attached and were there when the gateway last spoke to them."""
@@ -219,6 +223,8 @@ class Clients:
 
     def _send(self, identity: bytes, client: Client, shared: Batches) -> float | None:
         """Send a client what it lacks, as far as it takes it; the answer is that of `broadcast`."""
+        if not client.reachable:
+            return None  # the next beat sees whether it is there again
         for _ in range(TURN_BATCHES):
             while client.outbox and client.outbox[0][0] <= client.sent:
                 if not self._door.send(identity, client.outbox[0][1]):

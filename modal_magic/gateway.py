@@ -328,3 +328,4 @@ class Gateway:
                 self._handle(s.NodeGone(node_rank, f"is on node {node_rank}, which stopped answering"))
         if self.clients.beat(now, late):
             self._handle(s.Attendance(len(self.clients)))
+        self._broadcast()

@@ -37,8 +37,8 @@ def blame_who_spoke_first(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(runs.ActiveRun, "fail", failing_in_order(runs.ActiveRun.fail))
 
 
-def failing_in_order(original: Callable[[runs.ActiveRun, int, int], bool]) -> Callable[..., bool]:
-    return lambda active, rank, kind: original(active, rank, runs.LOST)
+def failing_in_order(original: Callable[..., bool]) -> Callable[..., bool]:
+    return lambda active, rank, kind, *rest: original(active, rank, runs.LOST, *rest)
 
 
 def be_patient(patch: pytest.MonkeyPatch) -> None:
@@ -86,7 +86,7 @@ def lose_output(patch: pytest.MonkeyPatch) -> None:
         (be_patient, "after its first trouble"),
         (never_give_a_verdict, "after its first trouble"),
         (never_end_a_lease, "outlives its lease"),
-        (lose_a_record, "is sent"),
+        (lose_a_record, "records"),
         (lose_output, "records"),
     ],
 )

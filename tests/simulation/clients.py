@@ -1,9 +1,11 @@
-"""A model of kernels: what `session.py` does with a link."""
+"""A model of kernels: what `client.py` and `session.py` do with a link, round the real conversation."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from modal_magic import protocol as p
-from modal_magic.session import LOST_SECONDS
+from modal_magic.conversation import Conversation
 from modal_magic.view.model import RunView
 from tests.simulation.world import Violation, Wire, World
 
@@ -11,17 +13,21 @@ __all__ = ["Client"]
 
 
 class Client:
-    """An attached kernel: its runs as their views show them, and every record it has had."""
+    """An attached kernel: its runs as their views show them, and every record it has had.
 
-    def __init__(self, world: World, name: str) -> None:
-        self.world, self.name = world, name
+    `lives` says whether the process of the gateway is there.
+    """
+
+    def __init__(self, world: World, name: str, lives: Callable[[], bool]) -> None:
+        self.world, self.name, self.lives = world, name, lives
         self.identity = name.encode()
         self.wire: Wire | None = None
         self.heard = world.now
         self.silent = False
         self.attached = False
         self.closed: str | None = None
-        self.seen = 0
+        self.conversation = Conversation(name, self.transmit, self.on_record, self.on_reply)
+        self.newest = 0
         self.state = "launching"
         self.views: dict[str, RunView] = {}
         self.ended_at: dict[str, float] = {}
@@ -29,15 +35,24 @@ class Client:
         self.texts: dict[tuple[str, int], list[str]] = {}
         self.done: set[str] = set()
 
-    def send(self, request: p.Request) -> None:
-        """Ask for something."""
+    def transmit(self, frames: list[bytes]) -> None:
+        """Put a message on the wire."""
         if self.closed is None and self.wire is not None:
-            self.world.note(self.name, f"▶ {request}")
-            self.wire.up([p.encode(request)])
+            self.world.note(self.name, f"▶ {p.decode_request(frames[-1])}")
+            self.wire.up(frames)
+
+    def send(self, request: p.Numbered) -> None:
+        """Ask for something."""
+        if self.closed is None:
+            self.conversation.ask(request, self.world.now)
 
     def attach(self) -> None:
         """The first word, also of one that comes back."""
-        self.send(p.Attach(p.VERSION, self.name, self.seen))
+        self.conversation.attach(self.world.now)
+
+    def detach(self) -> None:
+        """The last word."""
+        self.transmit([p.encode(p.Detach())])
 
     def run(self, task: p.Execute, ranks: list[int] | None) -> None:
         """Have a cell run."""
@@ -48,27 +63,24 @@ class Client:
         """Four times a second."""
         if self.closed is not None or self.wire is None:
             return
-        silence = self.world.now - self.heard
-        if silence > LOST_SECONDS:
-            self.close("the gateway does not answer any more")
-        elif silence > p.SILENCE_SECONDS and not self.silent and self.attached:
+        silent = self.world.now - self.heard > p.SILENCE_SECONDS
+        if silent and not self.lives():
+            self.close("the gateway is gone")
+        elif silent and not self.silent and self.attached:
             self.silent = True
             self.attach()
 
     def take(self, frames: list[bytes]) -> None:
         """The gateway says something."""
         self.heard, self.silent = self.world.now, False
-        if self.closed is not None:
-            return
-        if frames[0] == p.RECORDS:
-            for record in p.decode_records(frames[1]):
-                self.on_record(record)
-            return
-        match p.decode_reply(frames[0]):
-            case p.Attached():
-                self.attached = True
-            case p.Refused(request="", reason=_):
-                self.attach()
+        if self.closed is None:
+            self.conversation.take(frames, self.world.now)
+
+    def on_reply(self, reply: p.Reply) -> None:
+        """An answer to a request, or the last word of the gateway."""
+        match reply:
+            case p.Attached(sequence=sequence):
+                self.attached, self.newest = True, sequence
             case p.Refused(request=request, reason=reason) if request in self.views:
                 self.views[request].refusal, self.views[request].status = reason, "failed"
             case p.Refused(request=request) | p.Done(request=request):
@@ -78,11 +90,9 @@ class Client:
 
     def on_record(self, record: p.Record) -> None:
         """One event of the session."""
-        if record.sequence <= self.seen:
-            return
-        if record.sequence != self.seen + 1:
-            raise Violation(f"{self.name} has had record {self.seen} and is sent {record.sequence}")
-        self.seen = record.sequence
+        if record.sequence <= self.newest:
+            raise Violation(f"{self.name} has had record {self.newest} and is sent {record.sequence}")
+        self.newest = record.sequence
         event = record.event
         self.records.append(record)
         match event:

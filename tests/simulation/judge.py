@@ -150,7 +150,12 @@ def judge_records(simulation: Simulation) -> None:
     wanted = [event for _, event in simulation.logged]
     for client in simulation.clients:
         if client.closed is None and client.attached and client.wire is not None:
-            simulation.world.run(lambda client=client: client.seen == len(wanted), 5.0)  # type: ignore[misc]
-            had = [record.event for record in client.records]
-            if had[: len(wanted)] != wanted:
-                raise Violation(f"{client.name} has had {len(had)} of {len(wanted)} records")
+            seen = client.conversation
+            simulation.world.run(lambda seen=seen: seen.seen == len(wanted), 5.0)  # type: ignore[misc]
+            known = simulation.gateway.clients.present(client.identity)
+            if known is None or known.replay is None:
+                raise Violation(f"{client.name} is attached, and the gateway does not know it")
+            came = known.replay.until  # before it came, output that somebody has shown is left out
+            had = [record.event for record in client.records if record.sequence > came]
+            if had[: len(wanted) - came] != wanted[came:]:
+                raise Violation(f"{client.name} has had {len(had)} of {len(wanted) - came} records")

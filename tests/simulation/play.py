@@ -147,7 +147,7 @@ def end(simulation: Simulation) -> None:
     for client in simulation.clients:
         if client.closed is None and client.wire is not None:
             if world.random.random() < 0.5:
-                client.send(p.Detach())
+                client.detach()
                 client.close("it has let go of the session")
             else:
                 client.wire.cut()

@@ -29,7 +29,9 @@ class _Door:
     def send(self, identity: bytes, *frames: bytes) -> bool:
         """See `Door`."""
         wire = self.wires.get(identity)
-        if wire is not None and frames != BEAT:  # beats are heard at once: see `tick`
+        if wire is None or wire.gone or not wire.connected:
+            return False
+        if frames != BEAT:  # beats are heard at once: see `tick`
             wire.down(list(frames))
         return True
 
@@ -86,7 +88,7 @@ class Simulation:
         def to_gateway(frames: list[bytes]) -> None:
             if self.gateway_alive:
                 if receive == self.gateway.from_client:
-                    self.note_request(frames)
+                    self.note_request(identity, frames)
                 receive(identity, frames)
                 self.turn()
 
@@ -95,7 +97,7 @@ class Simulation:
 
     def enter(self) -> Client:
         """A kernel attaches."""
-        client = Client(self.world, f"client {len(self.clients) + 1}")
+        client = Client(self.world, f"client {len(self.clients) + 1}", lambda: self.gateway_alive)
         client.wire = self._connect(client.name, client.identity, self.client_door, client.take)
         self.clients.append(client)
         client.attach()
@@ -112,8 +114,9 @@ class Simulation:
                 agent.beat()
         for client in self.clients:
             if client.closed is None and client.wire is not None:
-                if client.wire.flows and self.gateway_alive and client.identity in self.gateway.clients:
-                    self.gateway.clients[client.identity].heard = client.heard = self.world.now
+                known = self.gateway.clients.present(client.identity)
+                if client.wire.flows and self.gateway_alive and known is not None:
+                    known.heard = client.heard = self.world.now
                 client.beat()
         self.world.after(p.BEAT_SECONDS, self.tick)
 
@@ -156,9 +159,12 @@ class Simulation:
         elif self.leasing_since is None:
             self.leasing_since = self.world.now
 
-    def note_request(self, frames: list[bytes]) -> None:
+    def note_request(self, identity: bytes, frames: list[bytes]) -> None:
         """From now on a run is the gateway's to end, or is to be left if it is there."""
-        match p.decode_request(frames[0]):
+        client = self.gateway.clients.present(identity)
+        if client is None or len(frames) != 2 or p.number_of(frames[0]) != client.taken + 1:
+            return
+        match p.decode_request(frames[1]):
             case p.Run(task=task):
                 self.taken.add(task.run)
             case p.InterruptRun(run=run) if run in self.taken:
