@@ -92,6 +92,7 @@ class Gateway:
         self.timers = Timers()
         self.clients = Clients(clients, self.log)
         self.nodes: dict[bytes, tuple[int, float]] = {}
+        self.silent: dict[bytes, int] = {}
         self.flows: dict[str, Flow] = {}
         self.broadcast_by = math.inf
         self.noticed: set[str] = set()
@@ -132,7 +133,21 @@ class Gateway:
             if report.version != p.VERSION or not 0 <= report.node_rank < self.spec.nodes:
                 return
             self.nodes[identity] = (report.node_rank, self.now())
-            self._handle(s.NodeJoined(report.node_rank, report.address, report.port, report.accelerators, report.cores))
+            self.silent.pop(identity, None)
+            self._handle(
+                s.NodeJoined(
+                    report.node_rank,
+                    report.address,
+                    report.port,
+                    report.accelerators,
+                    report.cores,
+                    report.pid,
+                    tuple(report.workers),
+                    report.predecessor,
+                )
+            )
+        elif identity in self.silent:
+            self._from_silent(identity, report)
         elif identity in self.nodes:
             node_rank, _ = self.nodes[identity]
             self.nodes[identity] = (node_rank, self.now())
@@ -141,7 +156,20 @@ class Gateway:
                     self._take(node_rank, event)
             elif isinstance(report, p.Left):
                 del self.nodes[identity]
-                self._handle(s.NodeGone(node_rank, report.reason))
+                self._handle(s.NodeGone(node_rank, f"left: {report.reason}"))
+
+    def _from_silent(self, identity: bytes, report: p.Report) -> None:
+        """A node that counts as gone speaks: what its ranks wrote is kept, and it is asked who lives there."""
+        node_rank = self.silent[identity]
+        if isinstance(report, p.Happened):
+            for event in report.events:
+                if isinstance(event, p.Output):
+                    self._take(node_rank, event)
+        elif isinstance(report, p.Left):
+            del self.silent[identity]
+            self._handle(s.NodeGone(node_rank, f"left: {report.reason}"))
+        else:
+            self.node_door.send(identity, p.encode(p.Rejoin()))
 
     def _take(self, node_rank: int, event: p.NodeEvent) -> None:
         rank = getattr(event, "rank", None)
@@ -325,7 +353,10 @@ class Gateway:
             self.nodes[identity] = node_rank, heard + late
             if now - heard - late > p.SILENCE_SECONDS and not self.node_door.waiting():
                 del self.nodes[identity]
-                self._handle(s.NodeGone(node_rank, f"is on node {node_rank}, which stopped answering"))
+                self.silent[identity] = node_rank
+                self._handle(s.NodeGone(node_rank, "stopped answering", silent=True))
+        for identity in self.silent:  # also to these: their agents stay as long as they hear of us
+            self.node_door.send(identity, beat)
         if self.clients.beat(now, late):
             self._handle(s.Attendance(len(self.clients)))
         self._broadcast()

@@ -24,6 +24,9 @@ BEAT_SECONDS = 0.25
 SILENCE_SECONDS = 1.5
 """After this long without a word the other end of a link counts as gone."""
 
+DEAD_MAN_SECONDS = 15.0
+"""An agent that hears nothing from its gateway for so long ends its node: nobody could stop it any more."""
+
 MESSAGE_BYTES = 256 * 1024 * 1024
 """The largest frame that any socket accepts."""
 
@@ -122,6 +125,15 @@ class Retries(Part):
     backoff_coefficient: float = 2.0
     max_delay: float = 60.0
     on_error: bool = False
+
+
+class Alive(Part):
+    """A worker that is there, and the run that it still owes the end of (empty: none)."""
+
+    rank: int
+    pid: int
+    launched: bool
+    run: str
 
 
 class Store(Part):
@@ -262,6 +274,12 @@ class Lost(Message):
     replaced: bool = True
 
 
+class Returned(Message):
+    """A rank that was counted as lost with its node is there again, with its variables."""
+
+    rank: int
+
+
 class StackTaken(Message):
     """Where a rank is right now. `collective` and `sequence` are those of the last collective it entered."""
 
@@ -340,7 +358,7 @@ WorkerEvent = (
     | StackTaken
 )
 NodeEvent = WorkerEvent | Lost | Notice
-Event = NodeEvent | Submitted | RunQueued | RunRetried | RunEnded | SessionChanged
+Event = NodeEvent | Returned | Submitted | RunQueued | RunRetried | RunEnded | SessionChanged
 
 
 class Record(Part):
@@ -443,15 +461,23 @@ class Shutdown(Message):
     """End all workers, then yourself."""
 
 
+class Rejoin(Message):
+    """You were counted as gone: say your first word again, and who lives."""
+
+
 class Beat(Message):
     """I live."""
 
 
-Order = Launch | Submit | InterruptRanks | RegroupRanks | StackRanks | KillRanks | Shutdown | Beat
+Order = Launch | Submit | InterruptRanks | RegroupRanks | StackRanks | KillRanks | Shutdown | Rejoin | Beat
 
 
 class Joined(Message):
-    """The first word of an agent. `address` and `port` are what MASTER_ADDR and MASTER_PORT become if it is node 0."""
+    """The first word of an agent. `address` and `port` are what MASTER_ADDR and MASTER_PORT become if it is node 0.
+
+    `workers` are there already where the gateway had lost sight of the node. `predecessor` says how the agent ended
+    that this one takes the place of.
+    """
 
     version: int
     node_rank: int
@@ -460,6 +486,8 @@ class Joined(Message):
     port: int
     accelerators: int
     cores: int
+    workers: list[Alive] = []
+    predecessor: str = ""
 
 
 class Happened(Message):

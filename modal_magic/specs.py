@@ -1,6 +1,6 @@
 """What a process is told at its birth, and the words between a zygote and those that use it.
 
-backend ──Take, StartGateway, StartAgent──▶ zygote ◀──Fork, End── agent
+backend ──Take, StartGateway, StartAgent, Settled──▶ zygote ◀──Fork, End── agent
         ◀──Ready, GatewayUp, Unable───────         ──Exited────▶
 """
 
@@ -36,7 +36,10 @@ class GatewaySpec(Part):
 
 
 class AgentSpec(Part):
-    """All that an agent must know. `address` is its node's; GPUs from `first_accelerator` on are the node's own."""
+    """All that an agent must know. `address` is its node's; GPUs from `first_accelerator` on are the node's own.
+
+    `predecessor` says how the agent ended that this one takes the place of.
+    """
 
     session: str
     node_rank: int
@@ -49,7 +52,7 @@ class AgentSpec(Part):
     framework: str
     cores: int
     first_accelerator: int
-    folder: str
+    predecessor: str = ""
 
 
 class WorkerSpec(Part):
@@ -86,7 +89,11 @@ class StartAgent(Message):
     spec: AgentSpec
 
 
-BackendWord = Take | StartGateway | StartAgent
+class Settled(Message):
+    """The session has all that it needs: it goes on without its backend. Before that word it ends with it."""
+
+
+BackendWord = Take | StartGateway | StartAgent | Settled
 
 
 # ---- zygote → backend --------------------------------------------------------------------------------------------

@@ -12,8 +12,10 @@ import psutil
 import pytest
 
 from modal_magic import GatewayLost, RankFailed, Session, SessionClosed, SessionError, registry
-from modal_magic.backends.local import LocalBackend
+from modal_magic.backends.local import Host, LocalBackend, _await_ready, _spawn
+from modal_magic.link import make_keys
 from modal_magic.session import Resources
+from modal_magic.specs import GatewaySpec, GatewayUp, StartGateway, Take
 from tests.support.notebook import notebook
 from tests.support.processes import gone, ours
 
@@ -82,6 +84,60 @@ def test_a_variable_that_is_read_at_import_gets_a_fresh_zygote(
     with Session(resources=resources, backend="local", env={"PYTHONHASHSEED": "7"}) as made:
         run = made.run("import os, sys; (os.environ['PYTHONHASHSEED'], sys.flags.hash_randomization)").wait(60)
         assert run.ranks[0].result == "('7', 1)"
+
+
+def test_a_start_that_its_kernel_does_not_live_to_finish_leaves_nothing(nothing_left: None) -> None:
+    keys = make_keys()
+    zygote = _spawn(Host(), dict(os.environ))
+    _await_ready(zygote, "none")
+    folder = registry.folder_of(registry.claim("unfinished"))
+    zygote.tell(Take(str(folder), os.getcwd(), sys.path, dict(os.environ)))
+    spec = GatewaySpec(
+        session="unfinished",
+        host="127.0.0.1",
+        public_key=keys.public,
+        secret_key=keys.secret,
+        client_key=keys.public,
+        node_key=keys.public,
+        nodes=1,
+        ranks_per_node=1,
+        framework="none",
+        accelerated=False,
+        i6pn=False,
+        environment={},
+        lease=1000,
+        folder=str(folder),
+    )
+    zygote.tell(StartGateway(spec))
+    up = zygote.hear()
+    assert isinstance(up, GatewayUp)
+    zygote.let_go()
+    assert gone([up.pid, zygote.process.pid])
+    assert not folder.exists()
+    zygote.process.wait()
+
+
+def test_a_zygote_that_still_imports_is_not_waited_for(nothing_left: None) -> None:
+    own = Resources()
+    own.prepare()
+    backend = own.backend("local")
+    assert isinstance(backend, LocalBackend)
+    (waiting,) = backend._warm or []
+    own.close()
+    assert waiting.process.returncode == -signal.SIGKILL
+
+
+def test_a_rank_that_does_not_listen_keeps_no_other_waiting(resources: Resources, nothing_left: None) -> None:
+    with Session(resources=resources, nproc_per_node=2, backend="local") as session:
+        _, pids = tree(session)
+        stopped = psutil.Process(pids[1])
+        stopped.suspend()
+        run = session.run("rank #" + "x" * 5_000_000)  # more than any socket holds
+        while run.ranks.get(0) is None or run.ranks[0].state != "done":
+            run.events(1.0)
+        assert session.status().state == "running"
+        stopped.resume()
+        assert run.wait(30).ranks[1].result == "1"
 
 
 def test_where_a_fork_is_not_safe_ranks_are_spawned_and_it_is_said(

@@ -53,9 +53,9 @@ def test_every_state_of_a_session_can_be_reached_and_left_for_closed() -> None:
     assert s.SESSION_TABLE[S.CLOSED] == frozenset()
 
 
-def test_every_rank_can_be_lost_and_a_lost_one_can_only_be_launched() -> None:
+def test_every_rank_can_be_lost_and_a_lost_one_can_only_be_launched_or_come_back_with_its_node() -> None:
     assert all(s.RANK_TABLE[state, p.Lost] is R.LOST for state in R if state is not R.LOST)
-    assert [kind for state, kind in s.RANK_TABLE if state is R.LOST] == [p.Launch]
+    assert [kind for state, kind in s.RANK_TABLE if state is R.LOST] == [p.Launch, p.Returned]
 
 
 def test_free_and_busy_ranks_are_told_apart() -> None:
@@ -789,7 +789,9 @@ def test_a_node_that_goes_away_takes_its_ranks_with_it() -> None:
     rig.run("a")
     rig.play()
     effects = rig.feed(s.NodeGone(1, "was preempted"))
-    assert rig.logged(p.Lost, effects) == [p.Lost(rank, "was preempted", replaced=False) for rank in (2, 3)]
+    assert rig.logged(p.Lost, effects) == [
+        p.Lost(rank, "ended with node 1, which was preempted", replaced=False) for rank in (2, 3)
+    ]
     rig.fire("verdict")
     rig.play()
     assert rig.ends == [("a", "failed", [2, 3])]
@@ -823,6 +825,102 @@ def test_a_node_that_comes_back_gets_its_ranks_again() -> None:
     rig.play()
     assert rig.machine.state is S.READY
     assert {worker.joined for worker in rig.workers.values()} == {rig.machine.generation}
+
+
+def test_a_node_that_fell_silent_comes_back_with_the_variables_of_its_ranks() -> None:
+    rig = Rig(2, 2).ready()
+    rig.run("a")
+    rig.play()
+    rig.feed(s.NodeGone(1, "stopped answering", silent=True))
+    rig.fire("verdict")
+    rig.play()
+    assert rig.ends == [("a", "failed", [2, 3])]
+    assert rig.machine.state is S.DEGRADED
+    reason = rig.logged(p.SessionChanged)[-1].reason
+    assert reason == "ranks 2-3 will be back with all variables if the node is: --ranks names others"
+    before = len(rig.told(p.Launch))
+    effects = rig.come_back(1)
+    assert rig.told(p.InterruptRanks, effects) == [(1, p.InterruptRanks([rank], "a")) for rank in (2, 3)]
+    assert rig.logged(p.Returned, effects) == [p.Returned(2), p.Returned(3)]
+    assert rig.logged(p.Notice, effects) == [p.Notice("node 1 answers again: ranks 2-3 kept their variables")]
+    rig.play()
+    assert rig.machine.state is S.READY and len(rig.told(p.Launch)) == before
+    assert {worker.joined for worker in rig.workers.values()} == {rig.machine.generation}
+
+
+def test_what_a_node_has_lost_while_it_was_silent_is_started_anew() -> None:
+    rig = Rig(2, 2).ready()
+    rig.feed(s.NodeGone(1, "stopped answering", silent=True))
+    rig.play()
+    rig.come_back(1, but=[3])
+    rig.play()
+    assert rig.machine.state is S.READY
+    assert [place.rank for _, order in rig.told(p.Launch)[2:] for place in order.places] == [3]
+
+
+def test_a_node_that_comes_back_during_a_run_of_the_others_waits_for_its_end() -> None:
+    rig = Rig(2, 2).ready()
+    rig.feed(s.NodeGone(1, "stopped answering", silent=True))
+    rig.play()
+    rig.run("b", [0, 1])
+    rig.play()
+    rig.come_back(1)
+    rig.play()
+    assert rig.machine.state is S.RUNNING
+    rig.finish("b", health=p.Health(grouped=False))
+    rig.play()
+    assert rig.machine.state is S.READY
+    assert {worker.joined for worker in rig.workers.values()} == {rig.machine.generation}
+
+
+def test_ranks_without_process_groups_come_back_with_their_node_too() -> None:
+    rig = Rig(2, 1, grouped=False).ready()
+    rig.run("a")
+    rig.play()
+    rig.feed(s.NodeGone(1, "stopped answering", silent=True))
+    rig.fire("verdict")
+    rig.play()
+    rig.come_back(1)
+    assert rig.told(p.RegroupRanks)[-1] == (1, p.RegroupRanks([1], rig.machine.generation, True))
+
+
+def test_a_rank_that_was_only_starting_when_its_node_fell_silent_goes_on_starting() -> None:
+    rig = Rig(2, 1)
+    rig.join()
+    rig.feed(p.Launched(0, 1))
+    rig.workers[0].launched = True
+    rig.feed(s.NodeGone(1, "stopped answering", silent=True))
+    rig.come_back(1)
+    assert rig.states[1] == "launching"
+    rig.play()
+    assert rig.machine.state is S.READY
+
+
+def test_a_session_whose_only_node_is_silent_waits_for_it_and_then_ends() -> None:
+    rig = Rig(1, 2).ready()
+    rig.feed(s.NodeGone(0, "stopped answering", silent=True))
+    rig.play()
+    assert rig.machine.state is S.DEGRADED
+    rig.come_back(0)
+    rig.play()
+    assert rig.machine.state is S.READY
+    rig.feed(s.NodeGone(0, "stopped answering", silent=True))
+    effects = rig.fire("return of node 0")
+    assert effects[-1] == s.End("node 0 stopped answering, and no node is left")
+
+
+def test_a_new_agent_in_the_place_of_a_dead_one_starts_its_ranks_anew() -> None:
+    rig = Rig(2, 1).ready()
+    rig.run("a")
+    rig.play()
+    rig.workers.pop(1)
+    effects = rig.feed(s.NodeJoined(1, "10.0.0.1", 29500, 0, 8, pid=7, predecessor="was killed by SIGKILL"))
+    cause = "ended with the agent of node 1, which was killed by SIGKILL"
+    assert rig.logged(p.Lost, effects) == [p.Lost(1, cause)]
+    rig.fire("verdict")
+    rig.play()
+    assert rig.ends == [("a", "failed", [1])]
+    assert rig.machine.state is S.READY
 
 
 def test_without_any_node_the_session_is_over() -> None:

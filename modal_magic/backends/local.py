@@ -22,6 +22,7 @@ from modal_magic.specs import (
     GatewaySpec,
     GatewayUp,
     Ready,
+    Settled,
     StartAgent,
     StartGateway,
     Take,
@@ -91,10 +92,16 @@ class Zygote:
         return self.words.pop(0)
 
     def let_go(self) -> None:
-        """Close our ends. A zygote that no session took then ends; one that serves a session goes on."""
+        """Close our ends. A zygote that serves a session goes on; any other ends, and all that it has forked."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
+
+    def end(self) -> None:
+        """End a zygote that no session took. It has forked nobody and may still be importing, so it is not asked."""
+        self.let_go()
+        self.process.kill()
+        self.process.wait()
 
 
 def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
@@ -158,8 +165,7 @@ class LocalBackend:
         """See `Backend`."""
         with self._lock:
             for zygote in self._warm or []:
-                zygote.let_go()
-                zygote.process.wait()
+                zygote.end()
             self._warm = None
 
     def _take(self, environment: Mapping[str, str]) -> list[Zygote]:
@@ -169,7 +175,7 @@ class LocalBackend:
         if warm and all(read_at_import(one.environment) == wanted and one.process.poll() is None for one in warm):
             return warm
         for zygote in warm or []:
-            zygote.let_go()
+            zygote.end()
         return [_spawn(host, environment) for host in self._hosts]
 
     def _start_session(self, plan: Plan, folder: Path, zygotes: list[Zygote]) -> Reached:
@@ -223,10 +229,11 @@ class LocalBackend:
                         framework=plan.framework,
                         cores=cores,
                         first_accelerator=place * plan.ranks_per_node,
-                        folder=str(folder),
                     )
                 )
             )
+        for zygote in zygotes:
+            zygote.tell(Settled())
         return Reached(address, up.client_port, gateway.public, Keys(client.public, client.secret), up.pid)
 
 

@@ -24,9 +24,14 @@ def _open_sockets() -> dict[str, int]:
 
 @dataclass(slots=True)
 class SocketBook:
-    """The inodes of the sockets that torch opened while it was forming groups."""
+    """The inodes of the sockets that torch opened while it was forming groups.
+
+    `before` has those that were open when the recording that goes on began: what has been opened since can be cut too,
+    for one rank may wait in there for another.
+    """
 
     inodes: set[str] = field(default_factory=set)
+    before: set[str] | None = None
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -34,11 +39,12 @@ class SocketBook:
         if not os.path.isdir("/proc/self/fd"):
             yield
             return
-        before = _open_sockets()
+        before = self.before = set(_open_sockets())
         try:
             yield
         finally:
-            self.inodes.update(_open_sockets().keys() - before.keys())
+            self.before = None
+            self.inodes.update(_open_sockets().keys() - before)
 
     def forget(self) -> None:
         """The groups are gone."""
@@ -46,10 +52,11 @@ class SocketBook:
 
     def shut_down(self) -> None:
         """Cut every *connected* socket in the book. A listener must be spared: shutting one aborts the process."""
-        if not self.inodes:
+        before = self.before
+        if not self.inodes and before is None:
             return
         for inode, descriptor in _open_sockets().items():
-            if inode in self.inodes:
+            if inode in self.inodes or (before is not None and inode not in before):
                 with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
                     connection.getpeername()
                     connection.shutdown(socket.SHUT_RDWR)

@@ -228,11 +228,11 @@ class TorchRank:
         self.inits += 1
         store = self.spec.store
         prefix = f"{store.prefix}/{self.generation}/{self.run}/{self.inits}/{size}"
-        keeper = TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
-        shared = c10d.PrefixStore(prefix, keeper)
-        self._gather(shared, size)
-        self._retire()
         with self.sockets.recording():
+            keeper = TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
+            shared = c10d.PrefixStore(prefix, keeper)
+            self._gather(shared, size)
+            self._retire()
             self.original_init(
                 backend=backend or self._default_backend(), store=shared, rank=rank, world_size=size, **options
             )
@@ -266,15 +266,21 @@ class TorchRank:
     def _rewrap(self) -> None:
         """Have the DDP objects that every rank still holds use the new group, in the order in which they were made.
 
-        Each DDP constructor is collective, so ranks first agree on which: a rank that was started anew has none.
+        Each DDP constructor is collective, so ranks first agree on which: a rank that was started anew has none. From
+        here on all count alike, so that what is made next has one number on all of them.
         """
+        if self.generation == 1:
+            return
         self.wrapped = [item for item in self.wrapped if item.reference() is not None]
-        everyone: list[list[int]] = [[] for _ in range(dist.get_world_size())]
-        if self.generation > 1:
-            dist.all_gather_object(everyone, [item.number for item in self.wrapped])
-        shared = set(everyone[0]).intersection(*everyone[1:])
+        count = torch.tensor(self.wraps)
+        dist.all_reduce(count, dist.ReduceOp.MAX)
+        self.wraps = int(count)
+        held = torch.zeros(self.wraps + 1, dtype=torch.uint8)
         for item in self.wrapped:
-            if item.number in shared and (ddp := item.reference()) is not None:
+            held[item.number] = 1
+        dist.all_reduce(held, dist.ReduceOp.MIN)
+        for item in self.wrapped:
+            if held[item.number] and (ddp := item.reference()) is not None:
                 self.original_wrap(ddp, ddp.module, **item.arguments)
 
 

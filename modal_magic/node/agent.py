@@ -23,7 +23,7 @@ from modal_magic.framing import frame
 from modal_magic.link import Keys, connect, poll, readiness
 from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
-from modal_magic.node.pipes import OutputPipe, open_pipe
+from modal_magic.node.rank_process import RankProcess, cause_of_death, open_lines
 from modal_magic.specs import (
     AgentSpec,
     End,
@@ -41,27 +41,7 @@ LEAVE_SECONDS = 1.5
 """How long a rank has to leave a run that it was told to leave, before it is killed."""
 EXIT_SECONDS = 2.0
 """How long a worker has to end when the session does."""
-DEAD_MAN_SECONDS = 15.0
-"""An agent that hears nothing from its gateway for so long ends its node: nobody could stop it any more."""
-
-
 UNWITNESSED = "is gone; with the zygote of its node gone too, nobody can say why"
-
-
-@dataclass(eq=False, slots=True)
-class Worker:
-    """A rank's process as its agent knows it."""
-
-    rank: int
-    channel: Channel
-    lifeline: socket.socket
-    pipes: tuple[OutputPipe, OutputPipe]
-    pid: int = 0
-    run: str = ""
-    owes: bool = False
-    kill_at: float | None = None
-    verdict: str = ""
-    forced: bool = False
 
 
 @dataclass(slots=True)
@@ -72,11 +52,11 @@ class Agent:
     zygote: Channel | None
     gateway: zmq.Socket[bytes]
     network: dict[str, str]
-    workers: dict[int, Worker] = field(default_factory=dict)
+    workers: dict[int, RankProcess] = field(default_factory=dict)
     readers: dict[int, Callable[[], None]] = field(default_factory=dict)
     pending: list[bytes] = field(default_factory=list)
     poller: zmq.Poller = field(default_factory=zmq.Poller)
-    watched: set[object] = field(default_factory=set)
+    watched: dict[object, int] = field(default_factory=dict)
     port_holder: socket.socket | None = None
     heard: float = field(default_factory=time.monotonic)
     leaving: str | None = None
@@ -104,30 +84,35 @@ class Agent:
     def turn(self, patience: float) -> None:
         """Wait for something to read and read it. Output is left in its pipe while the gateway is behind."""
         writable = readiness(self.gateway) & zmq.POLLOUT
-        wanted: set[object] = {self.gateway, *self.readers}
+        wanted: dict[object, int] = dict.fromkeys([self.gateway, *self.readers], zmq.POLLIN)
+        behind = {worker.channel.socket.fileno(): worker for worker in self.workers.values() if worker.outgoing}
+        wanted.update(dict.fromkeys(behind, zmq.POLLIN | zmq.POLLOUT))
         if writable:
             # A pipe whose text waits for company is read when that is over: one that is flooded would wake us per line.
             pipes = [pipe for worker in self.workers.values() for pipe in worker.pipes]
-            wanted.update(pipe.descriptor for pipe in pipes if not pipe.ended and pipe.flush_at is None)
+            wanted.update({pipe.descriptor: zmq.POLLIN for pipe in pipes if not pipe.ended and pipe.flush_at is None})
         else:
             patience = min(patience, 0.005)
         self.watch(wanted)
         ready = poll(self.poller, patience)
         if self.gateway in ready:
             self.from_gateway()
-        for descriptor in [descriptor for descriptor in self.readers if descriptor in ready]:
+        for descriptor, worker in behind.items():
+            if ready.get(descriptor, 0) & zmq.POLLOUT:
+                worker.push()
+        for descriptor in [descriptor for descriptor in self.readers if ready.get(descriptor, 0) & ~zmq.POLLOUT]:
             if descriptor in self.readers:
                 self.readers[descriptor]()
         if writable:
             for worker in list(self.workers.values()):
                 self.read_output(worker, ready)
 
-    def watch(self, wanted: set[object]) -> None:
+    def watch(self, wanted: dict[object, int]) -> None:
         """Have the poller wait for these, touching only what has changed since the last turn."""
-        for gone in self.watched - wanted:
+        for gone in self.watched.keys() - wanted.keys():
             self.poller.unregister(gone)
-        for new in wanted - self.watched:
-            self.poller.register(new, zmq.POLLIN)
+        for new, events in wanted.items() - self.watched.items():
+            self.poller.register(new, events)
         self.watched = wanted
 
     def deadlines(self) -> list[float]:
@@ -146,36 +131,46 @@ class Agent:
             for pipe in worker.pipes:
                 if pipe.flush_at is not None and now >= pipe.flush_at:
                     pipe.read_all()
-                    self.emit_output(worker, pipe.take(now), pipe.stream)
+                    self.emit(worker.take(pipe, now))
         if self.leaving is not None and now >= self.leave_by:
             self.leave_by = now + EXIT_SECONDS
             for worker in self.workers.values():
                 self.kill(worker)
-        if self.leaving is None and now - self.heard > DEAD_MAN_SECONDS:
+        # Silence with something left to read is our own lateness: the whole node may have been stopped for a while.
+        silent = now - self.heard > p.DEAD_MAN_SECONDS and not readiness(self.gateway) & zmq.POLLIN
+        if self.leaving is None and silent:
             self.leave("its gateway fell silent")
 
     # -- the gateway
 
     def joined(self) -> p.Joined:
-        """The first word: who this is, and where other nodes would reach it."""
-        family = socket.AF_INET6 if ":" in self.spec.address else socket.AF_INET
-        # The port stays bound, not listening, for the life of the node: no other session is given it, and a script that
-        # listens there (SO_REUSEADDR, as torch's store does) can.
-        self.port_holder = socket.socket(family)
-        self.port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.port_holder.bind((self.spec.address, 0))
-        port = self.port_holder.getsockname()[1]
-        found = max(0, count_accelerators() - self.spec.first_accelerator)
-        return p.Joined(p.VERSION, self.spec.node_rank, os.getpid(), self.spec.address, port, found, self.spec.cores)
+        """The first word: who this is, where other nodes would reach it, and who lives here already."""
+        if self.port_holder is None:
+            # The port stays bound, not listening, for the life of the node: no other session is given it, and a script
+            # that listens there (SO_REUSEADDR, as torch's store does) can.
+            self.port_holder = socket.socket(socket.AF_INET6 if ":" in self.spec.address else socket.AF_INET)
+            self.port_holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self.port_holder.bind((self.spec.address, 0))
+        return p.Joined(
+            p.VERSION,
+            self.spec.node_rank,
+            os.getpid(),
+            self.spec.address,
+            self.port_holder.getsockname()[1],
+            accelerators=max(0, count_accelerators() - self.spec.first_accelerator),
+            cores=self.spec.cores,
+            workers=[worker.alive() for worker in self.workers.values()],
+            predecessor=self.spec.predecessor,
+        )
 
     def tell_gateway(self, report: p.Report) -> None:
         """Send at once what must not wait. The queue is full only while the gateway is away; beats can be lost then."""
         with contextlib.suppress(zmq.Again):
             self.gateway.send(p.encode(report), zmq.DONTWAIT)
 
-    def emit(self, event: p.NodeEvent) -> None:
-        """Have an event sent with the next flush."""
-        self.pending.append(p.encode(event))
+    def emit(self, *events: p.NodeEvent | None) -> None:
+        """Have events sent with the next flush."""
+        self.pending += [p.encode(event) for event in events if event is not None]
 
     def flush(self) -> None:
         """Send all events of this turn in one message, waiting for the gateway if need be: events are never dropped."""
@@ -187,7 +182,7 @@ class Agent:
                     self.gateway.send(b"\x92\xa8Happened" + batch, zmq.DONTWAIT)
                     return
                 except zmq.Again:
-                    if time.monotonic() - self.heard > DEAD_MAN_SECONDS:
+                    if time.monotonic() - self.heard > p.DEAD_MAN_SECONDS:
                         return
                     self.gateway.poll(100, zmq.POLLOUT)
                     if self.gateway.poll(0, zmq.POLLIN):
@@ -214,29 +209,31 @@ class Agent:
             case p.Submit(ranks=ranks, task=task):
                 for worker in self.chosen(ranks):
                     # What is in the pipes now was written before this run and belongs to the one before it.
-                    self.drain(worker)
+                    self.emit(*worker.output(time.monotonic()))
                     worker.run, worker.owes = task.run, True
-                    self.give(worker, task)
+                    worker.give(task)
             case p.InterruptRanks(ranks=ranks, run=run):
                 for worker in self.chosen(ranks):
                     if worker.run == run and worker.owes:
-                        self.give(worker, p.Interrupt(run))
-                        if worker.kill_at is None:
-                            worker.kill_at = time.monotonic() + LEAVE_SECONDS
+                        worker.give(p.Interrupt(run))
+                        worker.leave_by(time.monotonic() + LEAVE_SECONDS)
             case p.RegroupRanks(ranks=ranks, generation=generation, together=together):
                 for worker in self.chosen(ranks):
-                    self.give(worker, p.Regroup(generation, together))
+                    worker.give(p.Regroup(generation, together))
             case p.StackRanks(ranks=ranks, request=request):
                 for worker in self.chosen(ranks):
-                    self.give(worker, p.TakeStack(request))
+                    worker.give(p.TakeStack(request))
             case p.KillRanks(ranks=ranks):
                 for worker in self.chosen(ranks):
                     worker.verdict = worker.verdict or "was ended to be started anew"
                     self.kill(worker)
+            case p.Rejoin():
+                self.flush()  # what the list of workers already tells of comes before it
+                self.tell_gateway(self.joined())
             case p.Shutdown():
                 self.leave("stopped")
 
-    def chosen(self, ranks: list[int]) -> list[Worker]:
+    def chosen(self, ranks: list[int]) -> list[RankProcess]:
         """The workers of these ranks that are here."""
         return [self.workers[rank] for rank in ranks if rank in self.workers]
 
@@ -246,7 +243,7 @@ class Agent:
             self.leaving = reason
             self.leave_by = time.monotonic() + EXIT_SECONDS
             for worker in self.workers.values():
-                self.give(worker, p.Exit())
+                worker.give(p.Exit())
             self.leave_when_empty()
 
     def leave_when_empty(self) -> None:
@@ -267,73 +264,57 @@ class Agent:
             spec.place.environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, visible))
         for variable, value in self.network.items():
             spec.place.environment.setdefault(variable, value)
-        if self.zygote is None:
+        worker, there = open_lines(rank)
+        try:
+            if self.zygote is None:
+                raise BrokenPipeError
+            socket.send_fds(self.zygote.socket, [frame(Fork(spec))], there)
+        except OSError:
+            worker.close()
             self.emit(p.Lost(rank, "cannot be started: the zygote of its node is gone", replaced=False))
             return
-        control, control_there = socket.socketpair()
-        lifeline, lifeline_there = socket.socketpair()
-        stdout, stdout_there = open_pipe("stdout")
-        stderr, stderr_there = open_pipe("stderr")
-        there = [control_there.fileno(), lifeline_there.fileno(), stdout_there, stderr_there]
-        channel = Channel(control)
-        worker = Worker(rank, channel, lifeline, (stdout, stderr))
+        finally:
+            for descriptor in there:
+                os.close(descriptor)
         self.workers[rank] = worker
-        self.readers[control.fileno()] = lambda: self.from_worker(worker)
-        socket.send_fds(self.zygote.socket, [frame(Fork(spec))], there)
-        control.setblocking(False)
-        control_there.close()
-        lifeline_there.close()
-        os.close(stdout_there)
-        os.close(stderr_there)
+        self.readers[worker.channel.socket.fileno()] = lambda: self.from_worker(worker)
 
-    def give(self, worker: Worker, task: p.Task) -> None:
-        """Send a task to a worker; one that is gone will be reported by the zygote."""
-        worker.channel.socket.setblocking(True)
-        with contextlib.suppress(OSError):
-            worker.channel.send(task)
-        worker.channel.socket.setblocking(False)
-
-    def from_worker(self, worker: Worker) -> None:
+    def from_worker(self, worker: RankProcess) -> None:
         """Pass on what a worker says, after what it wrote before it said so."""
-        messages = worker.channel.receive()
+        try:
+            messages = worker.channel.receive()
+        except ValueError:  # something in the rank has written to the socket
+            worker.verdict = worker.verdict or "has broken the line to its agent and was killed"
+            self.kill(worker)
+            messages = None
         if messages is None:
             self.readers.pop(worker.channel.socket.fileno(), None)
             if self.zygote is None:
                 self.bury(worker, UNWITNESSED)
             return
         if messages:
-            self.drain(worker)
+            self.emit(*worker.output(time.monotonic()))
         for data in messages:
             try:
                 event = p.decode_event(data)
             except p.NOISE:
                 continue
-            if isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
+            if isinstance(event, p.Launched):
+                worker.launched = True
+            elif isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
                 worker.owes, worker.kill_at = False, None
             self.pending.append(data)
 
-    def read_output(self, worker: Worker, ready: dict[object, int]) -> None:
+    def read_output(self, worker: RankProcess, ready: dict[object, int]) -> None:
         """Read the pipes that have something."""
         now = time.monotonic()
         for pipe in worker.pipes:
             if pipe.descriptor in ready:
                 pipe.read()
                 if pipe.due(now):
-                    self.emit_output(worker, pipe.take(now), pipe.stream)
+                    self.emit(worker.take(pipe, now))
 
-    def drain(self, worker: Worker) -> None:
-        """Take all that is in the pipes of a worker now."""
-        now = time.monotonic()
-        for pipe in worker.pipes:
-            pipe.read_all()
-            self.emit_output(worker, pipe.take(now), pipe.stream)
-
-    def emit_output(self, worker: Worker, text: str, stream: p.Stream) -> None:
-        """Pass text on."""
-        if text:
-            self.emit(p.Output(worker.rank, worker.run, stream, text))
-
-    def kill(self, worker: Worker) -> None:
+    def kill(self, worker: RankProcess) -> None:
         """End the process of a rank and all that it started."""
         if self.zygote is not None:
             with contextlib.suppress(OSError):
@@ -342,7 +323,7 @@ class Agent:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(worker.pid, signal.SIGKILL)
 
-    def bury(self, worker: Worker, cause: str) -> None:
+    def bury(self, worker: RankProcess, cause: str) -> None:
         """A worker is gone: read its last words and say so."""
         while worker.channel.socket.fileno() in self.readers:
             before = len(self.pending)
@@ -350,11 +331,8 @@ class Agent:
             if len(self.pending) == before:
                 break
         self.readers.pop(worker.channel.socket.fileno(), None)
-        self.drain(worker)
-        for pipe in worker.pipes:
-            pipe.close()
-        worker.channel.close()
-        worker.lifeline.close()
+        self.emit(*worker.output(time.monotonic()))
+        worker.close()
         if self.workers.get(worker.rank) is worker:
             del self.workers[worker.rank]
         if self.leaving is None:
@@ -392,17 +370,6 @@ class Agent:
                         self.bury(self.workers[rank], cause_of_death(status))
                 case GatewayGone():
                     self.leave("its gateway is gone")
-
-
-def cause_of_death(status: int) -> str:
-    """A wait status as a phrase: `was killed by SIGKILL`, `ended itself with exit code 3`."""
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"ended its process with exit code {code}"
-    name = signal.Signals(-code).name if -code in {int(number) for number in signal.Signals} else f"signal {-code}"
-    if name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"):
-        return f"crashed with {name}"
-    return f"was killed by {name}"
 
 
 def count_accelerators() -> int:

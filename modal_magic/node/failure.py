@@ -11,7 +11,8 @@ from modal_magic.protocol import ErrorKind, RemoteError
 __all__ = ["cell_line", "describe", "is_cell", "where_interrupted"]
 
 LOGGER = "c10d_logger"
-COLLECTIVE_ROOMS = ("torch/distributed/", "torch\\distributed\\")
+WAITING_ROOMS = ("/torch/distributed/", "/torch/autograd/", "/torch/_tensor.py", "/modal_magic/frameworks/")
+"""Code in which a rank waits for others: torch's calls, the backward pass of DDP, and what of it this package wraps."""
 
 
 def is_cell(filename: str) -> bool:
@@ -74,6 +75,6 @@ def where_interrupted(error: BaseException) -> str:
 def _outermost_collective(error: BaseException) -> str:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
-        if any(room in code.co_filename for room in COLLECTIVE_ROOMS) and LOGGER not in code.co_filename:
+        if any(room in code.co_filename for room in WAITING_ROOMS) and LOGGER not in code.co_filename:
             return code.co_name
     return ""

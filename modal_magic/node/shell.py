@@ -69,7 +69,6 @@ class RankShell(InteractiveShell):
 
     display_pub_class = Type(RankDisplayPublisher)
     displayhook_class = Type(RankDisplayHook)
-    system = InteractiveShell.system_raw  # a child that writes to our descriptors is heard as it writes
 
     def configure(self, publish: Publish) -> None:
         """Say where displays go. Must be called before the first cell."""
@@ -77,11 +76,21 @@ class RankShell(InteractiveShell):
         self.hush: Callable[[BaseException], bool] = lambda error: False
         self.shown: list[str] = []
         self.has_raised = False
+        self._raised: BaseException | None = None
         self._nested = False
         self.loop_runner = self._run_coroutine
         # Blank lines at the top of a cell count in the notebook's gutter, so they stay.
         cleanup = self.input_transformer_manager.cleanup_transforms
         cleanup[:] = [transform for transform in cleanup if transform is not leading_empty_lines]
+
+    def system(self, cmd: str) -> None:
+        """Run a `!` command. Its output needs no detour: a child that writes to our descriptors is heard as it writes.
+
+        IPython takes an interrupt for the command's alone and goes on with the cell; here it was meant for the cell.
+        """
+        self.system_raw(cmd)  # type: ignore[no-untyped-call]
+        if self.hush(KeyboardInterrupt()):
+            raise KeyboardInterrupt
 
     def show(self, kind: Any, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None) -> None:
         """Hand one rich output on."""
@@ -93,7 +102,7 @@ class RankShell(InteractiveShell):
 
     def run(self, source: str, cell: int, first_line: int) -> ExecutionResult:
         """Run a cell whose first line is line `first_line` of the notebook's gutter, as In[cell]."""
-        self.shown, self.has_raised = [], False
+        self.shown, self.has_raised, self._raised = [], False, None
         self.execution_count = max(cell, 1)
         if not source.lstrip().startswith("%%"):
             # `leading_indent` looks at the first line only, which is about to be an empty one.
@@ -111,7 +120,7 @@ class RankShell(InteractiveShell):
         says so; and it runs the exception's own code, which can raise.
         """
         self.has_raised = True
-        error = sys.exc_info()[1]
+        self._raised = error = sys.exc_info()[1]
         if error is None or isinstance(error, SystemExit | KeyboardInterrupt) or self.hush(error):
             return
         with contextlib.suppress(Exception):
@@ -128,10 +137,12 @@ class RankShell(InteractiveShell):
         task = loop.create_task(coroutine)
         try:
             return loop.run_until_complete(task)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             task.cancel()
             loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
-            raise
+            if self._raised is None:
+                raise
+            raise interrupt.with_traceback(self._raised.__traceback__) from None  # which knows where in the cell it was
 
     def _cell_loop(self) -> asyncio.AbstractEventLoop:
         try:

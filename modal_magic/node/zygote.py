@@ -23,9 +23,12 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from modal_magic.framing import frame, split
 from modal_magic.node import born, orphans, shell
 from modal_magic.node.channel import Channel
+from modal_magic.node.rank_process import cause_of_death
 from modal_magic.protocol import Message, encode
 from modal_magic.specs import (
     AgentSpec,
@@ -37,6 +40,7 @@ from modal_magic.specs import (
     GatewayGone,
     GatewaySpec,
     Ready,
+    Settled,
     StartAgent,
     StartGateway,
     Take,
@@ -65,15 +69,18 @@ OURS = ("modal_magic.node.worker", "modal_magic.node.agent", "modal_magic.servin
 
 LINGER_SECONDS = 5.0
 """How long agents have to leave after their gateway is gone."""
+AGENTS_REPLACED = 10
+"""So many agents that have died are replaced in the life of a session: one that dies again and again is of no use."""
 
 
 @dataclass(slots=True)
 class Child:
-    """A process that was forked here: what it is, and for a worker whose agent hears of it."""
+    """A process that was forked here: what it is, whose agent hears of a worker, and what an agent was told."""
 
     kind: str
     agent: Channel | None = None
     rank: int = -1
+    spec: AgentSpec | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +95,8 @@ class Zygote:
     buffer: bytearray = field(default_factory=bytearray)
     folder: Path | None = None
     deadline: float | None = None
+    settled: bool = False
+    agents_replaced: int = 0
     session_over: bool = False
 
 
@@ -165,12 +174,14 @@ def tell_backend(zygote: Zygote, message: Message) -> None:
 
 
 def from_backend(zygote: Zygote) -> None:
-    """Take what the backend has written. At its end a zygote that no session took ends too."""
+    """Take what the backend has written. At its end, what is not settled ends too: nobody could reach it."""
     data = os.read(zygote.backend_in, 1 << 16)
     if not data:
         zygote.selector.unregister(zygote.backend_in)
-        if not zygote.children:
+        if not zygote.settled:
             zygote.session_over = True
+            for pid in list(zygote.children):
+                orphans.kill_process(pid)
         return
     zygote.buffer += data
     for word in split(zygote.buffer):
@@ -210,16 +221,23 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
 
             zygote.selector.register(outgoing, selectors.EVENT_READ, announced)
         case StartAgent(spec=spec):
-            ours, theirs = socket.socketpair()
-            pid, _ = bear(zygote, "agent", spec, [theirs.fileno()])
-            theirs.close()
-            channel = Channel(ours)
-            zygote.agents.append(channel)
-            zygote.children[pid] = Child("agent", channel)
-            zygote.selector.register(ours, selectors.EVENT_READ, lambda: from_agent(zygote, channel))
+            start_agent(zygote, spec)
+        case Settled():
+            zygote.settled = True
 
 
 # ---- agents ----------------------------------------------------------------------------------------------------------
+
+
+def start_agent(zygote: Zygote, spec: AgentSpec) -> None:
+    """Fork the agent of a node."""
+    ours, theirs = socket.socketpair()
+    pid, _ = bear(zygote, "agent", spec, [theirs.fileno()])
+    theirs.close()
+    channel = Channel(ours)
+    zygote.agents.append(channel)
+    zygote.children[pid] = Child("agent", channel, spec=spec)
+    zygote.selector.register(ours, selectors.EVENT_READ, lambda: from_agent(zygote, channel))
 
 
 def from_agent(zygote: Zygote, agent: Channel) -> None:
@@ -324,11 +342,20 @@ def reap(zygote: Zygote, alarm: int) -> None:
             tell_agent(child.agent, Exited(child.rank, pid, status))
         elif child.kind == "agent" and child.agent is not None:
             forget_agent(zygote, child.agent)
+            if status and child.spec is not None and not zygote.session_over:
+                replace_agent(zygote, child.spec, status)
         elif child.kind == "gateway":
             gateway_ended(zygote, status)
     if ended:
         orphans.kill_strays(set(zygote.children))
         zygote.session_over = zygote.session_over or not zygote.children
+
+
+def replace_agent(zygote: Zygote, spec: AgentSpec, status: int) -> None:
+    """An agent has died, and its workers with it: a new one takes its place, and says what became of it."""
+    zygote.agents_replaced += 1
+    if zygote.agents_replaced <= AGENTS_REPLACED:
+        start_agent(zygote, msgspec.structs.replace(spec, predecessor=cause_of_death(status)))
 
 
 def ended_children() -> list[tuple[int, int]]:
@@ -352,7 +379,7 @@ def gateway_ended(zygote: Zygote, status: int) -> None:
         tell_agent(agent, GatewayGone())
     if zygote.folder is None:
         return
-    if status == 0:
+    if status == 0 or not zygote.settled:
         shutil.rmtree(zygote.folder, ignore_errors=True)
     else:
         (zygote.folder / "connection.json").unlink(missing_ok=True)

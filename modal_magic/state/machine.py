@@ -50,6 +50,8 @@ class Machine:
         self.generation = 1
         self.ranks = [Rank() for _ in range(plan.topology.world_size)]
         self.nodes: dict[int, NodeJoined] = {}
+        self.silent: set[int] = set()
+        self.returned = False
         self.meeting: Meeting | None = None
         self.active: ActiveRun | None = None
         self.queue: deque[tuple[bytes, p.Run]] = deque()
@@ -127,11 +129,21 @@ class Machine:
     # -- nodes
 
     def _node_joined(self, joined: NodeJoined) -> None:
-        if joined.node_rank in self.nodes or joined.node_rank not in range(self.plan.topology.nodes):
+        if joined.node_rank not in range(self.plan.topology.nodes):
             return
+        if (before := self.nodes.get(joined.node_rank)) is not None:
+            if before.pid == joined.pid:  # it was asked twice
+                return
+            self._lose_ranks(
+                joined.node_rank, f"ended with the agent of node {joined.node_rank}, which {joined.predecessor}"
+            )
         self.nodes[joined.node_rank] = joined
+        self._do(SetTimer(f"return of node {joined.node_rank}", None))
+        if joined.node_rank in self.silent:
+            self.silent.discard(joined.node_rank)
+            self._welcome_back(joined)
         if self.meeting is not None or len(self.nodes) < self.plan.topology.nodes:
-            return  # one that comes back finds its ranks lost, and `_revive` starts them
+            return  # of one that comes back, `_revive` starts the ranks that are lost
         self.meeting = Meeting(self.nodes[0].address, self.nodes[0].port, self.plan.i6pn)
         self._launch(self._in(R.LAUNCHING))
         self._do(SetTimer("group", GROUP_SECONDS))
@@ -143,15 +155,46 @@ class Machine:
 
     def _node_gone(self, gone: NodeGone) -> None:
         self.nodes.pop(gone.node_rank, None)
-        for rank in self.plan.topology.ranks_of(gone.node_rank):
+        verb = "went silent" if gone.silent else "ended"
+        self._lose_ranks(gone.node_rank, f"{verb} with node {gone.node_rank}, which {gone.cause}", replaced=False)
+        if gone.silent:
+            self.silent.add(gone.node_rank)
+            self._do(SetTimer(f"return of node {gone.node_rank}", p.DEAD_MAN_SECONDS))
+        else:
+            self._give_up(gone.node_rank, gone.cause)
+        if self.nodes and self.meeting is None:  # it may come back, but nobody waits for it for ever
+            self._do(SetTimer("group", GROUP_SECONDS))
+
+    def _lose_ranks(self, node_rank: int, cause: str, replaced: bool = True) -> None:
+        for rank in self.plan.topology.ranks_of(node_rank):
             if self.ranks[rank].state is not R.LOST:
-                event = p.Lost(rank, gone.cause, replaced=False)
+                event = p.Lost(rank, cause, replaced=replaced)
                 self._do(Log(event))
                 self._lost(event)
-        if not self.nodes:
-            self._close(f"node {gone.node_rank} {gone.cause}, and no node is left")
-        elif self.meeting is None:  # it may come back, but nobody waits for it for ever
-            self._do(SetTimer("group", GROUP_SECONDS))
+
+    def _give_up(self, node_rank: int, cause: str) -> None:
+        """A node will not come back. Without any node there is no session."""
+        self.silent.discard(node_rank)
+        self._do(SetTimer(f"return of node {node_rank}", None))
+        if not self.nodes and not self.silent:
+            self._close(f"node {node_rank} {cause}, and no node is left")
+
+    def _welcome_back(self, joined: NodeJoined) -> None:
+        """A node that fell silent is there again: its workers have kept their variables, and leave what they ran."""
+        own = self.plan.topology.ranks_of(joined.node_rank)
+        back = [alive for alive in joined.workers if alive.rank in own and self.ranks[alive.rank].state is R.LOST]
+        for alive in back:
+            self._advance(alive.rank, p.Returned(alive.rank) if alive.launched else p.Launch([], 0, None))
+            self.ranks[alive.rank].pid = alive.pid
+            self._do(Log(p.Returned(alive.rank)))
+            if alive.run:
+                self._tell_ranks([alive.rank], p.InterruptRanks, alive.run)
+        self.returned = self.returned or bool(back)
+        if back and not self.plan.grouped:
+            self._tell_ranks([alive.rank for alive in back], p.RegroupRanks, self.generation, True)
+        who = name_ranks([alive.rank for alive in back])
+        kept = f": {who} kept {'its' if len(back) == 1 else 'their'} variables" if back else ""
+        self._do(Log(p.Notice(f"node {joined.node_rank} answers again{kept}")))
 
     # -- events of ranks
 
@@ -308,6 +351,8 @@ class Machine:
                 self._do(SetTimer("group", GROUP_SECONDS))
             elif self._in(R.RENDEZVOUS):
                 self._no_group(f"the process group did not form within {GROUP_SECONDS:g} s")
+        elif fired.timer.startswith("return of node ") and (node_rank := int(fired.timer.split()[-1])) in self.silent:
+            self._give_up(node_rank, "stopped answering")
         else:
             match self.lease.fired(fired.timer):
                 case p.Notice() as warning:
@@ -369,17 +414,18 @@ class Machine:
         self.together = together
         if coming:
             self.group_attempts, self.group_trouble = 0, ""  # another rank, another chance
-        if coming and together and self.plan.grouped:
+        returned, self.returned = self.returned, False
+        if (coming or returned) and together and self.plan.grouped:
             self._regroup()
-        elif coming and self.state is not S.LAUNCHING:
+        elif (coming or returned) and self.state is not S.LAUNCHING:
             self._enter(S.RECOVERING)
-        if coming and not together:
+        if coming and not together and self.plan.grouped:
             self.generation += 1  # those that start must not come to a group that others have left already
         for number in coming:
             self.ranks[number].attempts += 1
             self._advance(number, p.Launch([], 0, None))
         self._launch(coming)
-        if self.plan.grouped and not together and (before or coming):
+        if self.plan.grouped and not together and (before or coming or returned):
             self._regroup()  # those that are there neither wait for those that will not come nor talk to them
 
     def _open(self) -> None:
@@ -389,7 +435,11 @@ class Machine:
             return
         if lost:
             again = "%modal_restart tries once more" if self._by_node(lost) else "--ranks names others"
-            self._enter(S.DEGRADED, f"{name_ranks(lost)} cannot be started again: {again}")
+            away = [rank for rank in lost if self.plan.topology.node_of(rank) in self.silent]
+            reason = f"{name_ranks(lost)} cannot be started again: {again}"
+            if away:
+                reason = f"{name_ranks(away)} will be back with all variables if the node is: {again}"
+            self._enter(S.DEGRADED, reason)
         elif self.group_trouble:
             self._enter(S.DEGRADED, f"{self.group_trouble}. Cells run without a group; %modal_restart tries once more")
         else:
@@ -406,7 +456,9 @@ class Machine:
             lost = [rank for rank in chosen if self.ranks[rank].state not in FREE]
             name = request.task.run
             if lost:
-                reason = f"{name_ranks(lost)} is lost: --ranks names others, %modal_restart starts it again"
+                reason = f"{name_ranks(lost)} {'is' if len(lost) == 1 else 'are'} lost: --ranks names others"
+                if self._by_node(lost):
+                    reason += ", %modal_restart starts it again"
                 self._do(Answer(client, p.Refused(name, reason)), Log(p.RunEnded(name, "failed", lost, 0.0)))
                 continue
             task = request.task

@@ -58,6 +58,7 @@ RANK_TABLE: Mapping[tuple[RankState, type[p.Message]], RankState] = MappingProxy
         (R.RUNNING, p.Interrupted): R.INTERRUPTED,
         **{(state, p.Lost): R.LOST for state in RankState if state is not R.LOST},
         (R.LOST, p.Launch): R.LAUNCHING,
+        (R.LOST, p.Returned): R.RENDEZVOUS,
     }
 )
 

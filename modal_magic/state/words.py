@@ -24,21 +24,28 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class NodeJoined:
-    """An agent has said its first word."""
+    """An agent has said its first word; `workers` and `predecessor` as in `Joined`."""
 
     node_rank: int
     address: str
     port: int
     accelerators: int
     cores: int
+    pid: int = 0
+    workers: tuple[p.Alive, ...] = ()
+    predecessor: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeGone:
-    """An agent has left or fallen silent; `cause` is a phrase as in `Lost`."""
+    """An agent has left or fallen silent; `cause` is a phrase of the node: `stopped answering`.
+
+    A silent one may come back, and its ranks with it.
+    """
 
     node_rank: int
     cause: str
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

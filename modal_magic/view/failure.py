@@ -46,7 +46,8 @@ def _be(ranks: list[int]) -> str:
 def _cause(numbers: list[int], rank: RankView) -> str:
     who = name_ranks(numbers)
     if rank.error is None:
-        return f"{who} {rank.lost or 'could not take the cell'}"
+        cause = rank.lost or "could not take the cell"
+        return f"{who} {cause if len(numbers) == 1 else re.sub('^was ', 'were ', cause)}"
     error: RemoteError = rank.error
     place = f" at cell line {error.line}" if error.line else ""
     message = error.message.strip().split("\n")[0].strip()[:300]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from modal_magic.backends.local import LocalBackend
 from modal_magic.session import Resources, Session
-from tests.support.namespaces import two_hosts
+from tests.support.namespaces import possible, two_hosts
 
 
 @pytest.fixture(scope="package", params=["local", pytest.param("namespaces", marks=pytest.mark.namespaces)])
@@ -20,7 +18,7 @@ def ranks(request: pytest.FixtureRequest, resources: Resources) -> Iterator[Sess
         with Session(resources=resources, replicas=4, backend="local") as session:
             yield session
         return
-    if (os.name != "posix" or os.geteuid() != 0 or not shutil.which("ip")) and not os.environ.get("CI"):
+    if not possible():
         pytest.skip("network namespaces need root and iproute2 on Linux; CI has both")
     with two_hosts() as hosts:
         own = Resources({"local": LocalBackend(hosts)})

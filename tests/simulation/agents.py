@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modal_magic import protocol as p
-from modal_magic.node.agent import DEAD_MAN_SECONDS, EXIT_SECONDS, LEAVE_SECONDS
+from modal_magic.node.agent import EXIT_SECONDS, LEAVE_SECONDS
 from tests.simulation.ranks import Keeper, Program, Rank
 from tests.simulation.world import Wire, World
 
@@ -17,6 +17,7 @@ class Place:
     """What an agent knows of one worker."""
 
     rank: Rank
+    launched: bool = False
     run: str = ""
     owes: bool = False
     kill_at: float | None = None
@@ -47,8 +48,12 @@ class Agent:
     # -- the gateway
 
     def join(self) -> None:
-        """The first word."""
-        self.tell(p.Joined(p.VERSION, self.node_rank, 1, "10.0.0.1", 29500, 0, 4))
+        """The first word, also where it is asked for again."""
+        workers = [
+            p.Alive(rank, here.rank.pid, here.launched, here.run if here.owes else "")
+            for rank, here in self.places.items()
+        ]
+        self.tell(p.Joined(p.VERSION, self.node_rank, 1, "10.0.0.1", 29500, 0, 4, workers))
 
     def tell(self, report: p.Report) -> None:
         """Say something to the gateway."""
@@ -65,7 +70,7 @@ class Agent:
 
     def beat(self) -> None:
         """Four times a second."""
-        if self.alive and self.leaving is None and self.world.now - self.heard > DEAD_MAN_SECONDS:
+        if self.alive and self.leaving is None and self.world.now - self.heard > p.DEAD_MAN_SECONDS:
             self.leave("its gateway fell silent")
 
     def obey(self, order: p.Order) -> None:
@@ -92,6 +97,8 @@ class Agent:
                 for here in self.chosen(ranks):
                     here.verdict = here.verdict or "was ended to be started anew"
                     self.kill(here)
+            case p.Rejoin():
+                self.join()
             case p.Shutdown():
                 self.leave("stopped")
 
@@ -131,6 +138,8 @@ class Agent:
         ends = isinstance(event, p.Finished | p.Failed | p.Interrupted)
         if here is not None and here.rank is rank and ends and getattr(event, "run", None) == here.run:
             here.owes, here.kill_at = False, None
+        if here is not None and here.rank is rank and isinstance(event, p.Launched):
+            here.launched = True
         self.tell(p.Happened([event]))
 
     def ended(self, rank: Rank, event: p.Finished | p.Failed | p.Interrupted) -> None:

@@ -72,6 +72,7 @@ class Rig:
         self.stillborn = set(stillborn)
         self.effects: list[s.Effect] = []
         self.workers: dict[int, Worker] = {}
+        self.unseen: dict[int, Worker] = {}
         self.doomed: list[int] = []
         self.leaving: list[int] = []
         self.timers: dict[str, float] = {}
@@ -82,7 +83,9 @@ class Rig:
         """Give the machine a stimulus, and its orders to nodes and ranks. Returns its effects."""
         if isinstance(stimulus, s.NodeGone):
             for rank in self.topology.ranks_of(stimulus.node_rank):
-                self.workers.pop(rank, None)
+                worker = self.workers.pop(rank, None)
+                if stimulus.silent and worker is not None:
+                    self.unseen[rank] = worker
         elif isinstance(stimulus, p.RankEvent) and stimulus.rank in self.workers:
             self._said(self.workers[stimulus.rank], stimulus)
         effects = self.machine.handle(stimulus)
@@ -118,6 +121,14 @@ class Rig:
         """Have these nodes join (none named: all)."""
         for node_rank in nodes or range(self.topology.nodes):
             self.feed(s.NodeJoined(node_rank, f"10.0.0.{node_rank}", 29500, accelerators, 8))
+
+    def come_back(self, node_rank: int, *, but: Iterable[int] = ()) -> list[s.Effect]:
+        """A node that fell silent speaks again; its workers are there, `but` for these."""
+        workers = [(rank, self.unseen.pop(rank)) for rank in self.topology.ranks_of(node_rank) if rank in self.unseen]
+        workers = [(rank, worker) for rank, worker in workers if rank not in but]
+        self.workers |= dict(workers)
+        alive = tuple(p.Alive(rank, 1000 + rank, worker.launched, worker.run) for rank, worker in workers)
+        return self.feed(s.NodeJoined(node_rank, f"10.0.0.{node_rank}", 29500, 0, 8, workers=alive))
 
     def ready(self) -> Rig:
         """Bring the session up, with a client attached."""

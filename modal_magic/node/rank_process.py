@@ -1,0 +1,100 @@
+"""A rank's process as its agent knows it: the lines to it, what it owes, and how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from dataclasses import dataclass, field
+
+from modal_magic import protocol as p
+from modal_magic.framing import frame
+from modal_magic.node.channel import Channel
+from modal_magic.node.pipes import OutputPipe, open_pipe
+
+__all__ = ["RankProcess", "cause_of_death", "open_lines"]
+
+
+@dataclass(eq=False, slots=True)
+class RankProcess:
+    """A worker seen from outside. `outgoing` is what it has not read yet: an agent waits for no rank."""
+
+    rank: int
+    channel: Channel
+    lifeline: socket.socket
+    pipes: tuple[OutputPipe, OutputPipe]
+    pid: int = 0
+    launched: bool = False
+    run: str = ""
+    owes: bool = False
+    kill_at: float | None = None
+    verdict: str = ""
+    forced: bool = False
+    outgoing: bytearray = field(default_factory=bytearray)
+
+    def give(self, task: p.Task) -> None:
+        """Have a task sent, after those that are not yet read."""
+        self.outgoing += frame(task)
+        self.push()
+
+    def push(self) -> None:
+        """Send as much as the socket takes now. One that is gone will be reported by the zygote."""
+        try:
+            while self.outgoing:
+                del self.outgoing[: self.channel.socket.send(self.outgoing)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.outgoing.clear()
+
+    def leave_by(self, moment: float) -> None:
+        """The worker is killed if it still owes the end of its run at this moment (monotonic seconds)."""
+        if self.kill_at is None:
+            self.kill_at = moment
+
+    def alive(self) -> p.Alive:
+        """What a gateway must know that has lost sight of this rank."""
+        return p.Alive(self.rank, self.pid, self.launched, self.run if self.owes else "")
+
+    def output(self, now: float) -> list[p.Output]:
+        """All that is in the pipes now."""
+        for pipe in self.pipes:
+            pipe.read_all()
+        return [taken for pipe in self.pipes if (taken := self.take(pipe, now)) is not None]
+
+    def take(self, pipe: OutputPipe, now: float) -> p.Output | None:
+        """What has been read of a pipe, as an event."""
+        text = pipe.take(now)
+        return p.Output(self.rank, self.run, pipe.stream, text) if text else None
+
+    def close(self) -> None:
+        """Close our ends of all lines."""
+        for pipe in self.pipes:
+            pipe.close()
+        self.channel.close()
+        self.lifeline.close()
+
+
+def open_lines(rank: int) -> tuple[RankProcess, list[int]]:
+    """The lines to a worker that is to be forked: our ends, and the descriptors of its own, which the caller closes."""
+    control, control_there = socket.socketpair()
+    lifeline, lifeline_there = socket.socketpair()
+    stdout, stdout_there = open_pipe("stdout")
+    stderr, stderr_there = open_pipe("stderr")
+    control.setblocking(False)
+    there = [control_there.detach(), lifeline_there.detach(), stdout_there, stderr_there]
+    return RankProcess(rank, Channel(control), lifeline, (stdout, stderr)), there
+
+
+def cause_of_death(status: int) -> str:
+    """A wait status as a phrase: `was killed by SIGKILL`, `ended its process with exit code 3`."""
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"ended its process with exit code {code}"
+    name = f"signal {-code}"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+    if name in ("SIGSEGV", "SIGBUS", "SIGABRT", "SIGFPE", "SIGILL"):
+        return f"crashed with {name}"
+    return f"was killed by {name}"

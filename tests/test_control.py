@@ -1,0 +1,126 @@
+"""Control comes back from wherever a rank is, with the variables of all (a real kernel, four ranks)."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+from tests.support.notebook import Notebook, Shown
+
+pytestmark = pytest.mark.kernel
+
+FOUR = "%%modal_distributed --replicas 4 --backend local\n"
+BEFORE = f"""{FOUR}import asyncio, ctypes, subprocess, sys, time
+import torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+if "ddp" not in globals():
+    ddp = DDP(torch.nn.Linear(2, 1))
+ddp(torch.ones(1, 2)).sum().backward()
+precious = rank
+"""
+AFTER = """%%modal_distributed
+total = torch.ones(1); dist.all_reduce(total)
+ddp.zero_grad()
+ddp(torch.full((1, 2), float(rank))).sum().backward()
+print(precious, int(total), ddp.module.weight.grad.tolist())
+"""
+COLLECTIVES = {
+    "all_reduce": "dist.all_reduce(torch.ones(1))",
+    "barrier": "dist.barrier()",
+    "backward": "ddp(torch.ones(1, 2)).sum().backward()",
+    "broadcast": "dist.broadcast(torch.ones(1), src=1)",
+    "all_gather_object": "dist.all_gather_object([None] * 4, rank)",
+    "init_process_group": "dist.init_process_group('gloo')",
+    "new_group": "dist.new_group([0, 1, 2, 3])",
+}
+HELD_BY_C = "ctypes.PyDLL(None).sleep(10)"
+ELSEWHERE = {
+    "a loop": "while True: pass",
+    "time.sleep": "time.sleep(60)",
+    "await": "await asyncio.sleep(60)",
+    "a child": "subprocess.run(['sleep', '60'])",
+    "a child of a child": "subprocess.run('sleep 60; true', shell=True)",
+    "a shell escape": "!sleep 60",
+}
+
+
+def interrupted(book: Notebook, body: str, times: int = 1) -> tuple[Shown, float]:
+    """Run a cell until its ranks are in `body`, then interrupt the kernel. What was shown, and how long that took."""
+    began = time.monotonic()
+    sent = book.send(f"{FOUR}print('begun', flush=True)\n{body}")
+    shown = Shown()
+    while shown.stdout.count("begun") < 4 and "[ranks 0-3] begun" not in shown.stdout:
+        for _, _, text in book.wait_for(sent, "begun", began).at:
+            shown.stdout += text
+    time.sleep(0.2)  # from the print into the call
+    asked = time.monotonic()
+    for _ in range(times):
+        book.manager.interrupt_kernel()
+    return book.collect(sent, began), time.monotonic() - asked
+
+
+def check_that_all_goes_on(book: Notebook) -> None:
+    shown = book.run(AFTER)
+    assert shown.lines == [f"[rank {rank}] {rank} 4 [[1.5, 1.5]]" for rank in range(4)], shown.error
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_a_rank_that_raises_frees_those_that_wait_for_it(book: Notebook, name: str) -> None:
+    book.run(BEFORE)
+    source = f"if rank == 1:\n    print('at', flush=True)\n    raise ValueError('it was me')\n{COLLECTIVES[name]}"
+    shown = book.run(FOUR + source)
+    assert shown.error.startswith("rank 1 raised ValueError: it was me at cell line 4."), shown.error
+    assert re.search(rf"[Rr]anks 0,2-3 were interrupted in {name} at cell line 5\.", shown.error), shown.error
+    assert shown.error.endswith("Variables are kept on all ranks.")
+    assert shown.seconds - shown.when("[rank 1] at") < 2
+    check_that_all_goes_on(book)
+
+
+def test_a_rank_that_raises_before_it_leaves_the_group_does_no_harm(book: Notebook) -> None:
+    book.run(BEFORE)
+    shown = book.run(FOUR + "if rank == 1: raise ValueError('it was me')\ndist.destroy_process_group()")
+    assert shown.error == "rank 1 raised ValueError: it was me at cell line 2. Variables are kept on all ranks."
+    check_that_all_goes_on(book)
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_an_interrupt_frees_ranks_that_wait_for_one_that_does_not_come(book: Notebook, name: str) -> None:
+    book.run(BEFORE)
+    shown, seconds = interrupted(book, f"if rank == 1: time.sleep(60)\n{COLLECTIVES[name]}")
+    assert shown.error_name == "RunInterrupted"
+    assert "rank 1 at cell line 3" in shown.error and f"ranks 0,2-3 in {name} at cell line 4" in shown.error
+    assert shown.error.endswith("variables are kept on all ranks")
+    assert seconds < 2
+    check_that_all_goes_on(book)
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_an_interrupt_is_heard_wherever_python_runs(book: Notebook, name: str) -> None:
+    book.run(BEFORE)
+    shown, seconds = interrupted(book, ELSEWHERE[name])
+    assert shown.error == ("the run was interrupted (ranks 0-3 at cell line 3); variables are kept on all ranks"), (
+        shown.error
+    )
+    assert seconds < 2
+    check_that_all_goes_on(book)
+
+
+def test_a_rank_that_holds_the_interpreter_is_ended_and_named(book: Notebook) -> None:
+    book.run(BEFORE)
+    shown, seconds = interrupted(book, f"if rank == 2: {HELD_BY_C}\ntime.sleep(60)")
+    assert "rank 2 had to be killed, and the variables there are lost" in shown.error
+    assert seconds < 2.5
+    after = book.run("%%modal_distributed\nprint(globals().get('precious'))")
+    assert after.lines == ["[rank 0] 0", "[rank 1] 1", "[rank 2] None", "[rank 3] 3"]
+    book.run("%modal_restart")
+
+
+@pytest.mark.parametrize("name", ["all_reduce", "init_process_group", "new_group"])
+def test_more_interrupts_make_it_no_worse(book: Notebook, name: str) -> None:
+    book.run(BEFORE)
+    shown, seconds = interrupted(book, f"if rank == 1: time.sleep(60)\n{COLLECTIVES[name]}", times=5)
+    assert shown.error_name == "RunInterrupted" and "kept on all ranks" in shown.error
+    assert seconds < 2
+    check_that_all_goes_on(book)
