@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from modal_magic.errors import SessionError as SessionError
     from modal_magic.errors import UsageError as UsageError
     from modal_magic.protocol import Retries as Retries
+    from modal_magic.reporting import progress as progress
+    from modal_magic.reporting import report as report
     from modal_magic.run import Run as Run
     from modal_magic.session import Session as Session
 
@@ -33,6 +35,8 @@ _ROOMS = {
     "Retries": "protocol",
     "Run": "run",
     "Session": "session",
+    "progress": "reporting",
+    "report": "reporting",
     **dict.fromkeys(
         (
             "GatewayBusy",

@@ -26,7 +26,7 @@ class Client:
     """Attached to a gateway until one of the two lets go. All `on_…` are called in the loop's thread.
 
     `on_end` is told once why nothing comes any more. `on_silence` is told when a gateway whose process lives has fallen
-    silent, and when it speaks again.
+    silent, and when it speaks again. One that only `watches` does not keep the session: its lease runs on.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class Client:
         on_reply: Callable[[p.Reply], None],
         on_silence: Callable[[bool], None],
         on_end: Callable[[SessionError], None],
+        watches: bool = False,
     ) -> None:
         self.silent = False
         self._loop, self._connection = loop, connection
@@ -45,7 +46,7 @@ class Client:
         self._refusal = ""
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._conversation = Conversation(
-            name, lambda frames: loop.transmit(self._link, frames), on_record, self._replied
+            name, lambda frames: loop.transmit(self._link, frames), on_record, self._replied, watches
         )
         self._link = loop.open(
             connection.host,

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from modal_magic import protocol as p
+from modal_magic.live import LiveTable
 from modal_magic.log import EventLog
 
 __all__ = ["Clients", "Door"]
@@ -29,7 +30,7 @@ RETRY_SECONDS = 0.01
 UNSEEN = 16
 """At most so many runs that ended unseen are told to a new client: the newest."""
 
-BULK = p.Output | p.Display | p.Progress | p.Metric
+BULK = p.Output | p.Display
 """Events that are of use to nobody once they were shown."""
 
 
@@ -68,7 +69,10 @@ class Replay:
 
 @dataclass(slots=True)
 class Client:
-    """One client. `outbox` has replies that go out once the records up to their number have."""
+    """One client. `outbox` has replies that go out once the records up to their number have.
+
+    A fresh one is told all bars and metrics once it has its records, for they are of runs that it must know.
+    """
 
     first: int
     sent: int
@@ -78,6 +82,8 @@ class Client:
     outbox: deque[tuple[int, bytes]] = field(default_factory=deque)
     answers: deque[bytes] = field(default_factory=lambda: deque(maxlen=16))
     reachable: bool = True
+    watches: bool = False
+    fresh: bool = True
 
 
 @dataclass(slots=True)
@@ -98,15 +104,15 @@ class Clients:
     record: the clients' end of this is `conversation`.
     """
 
-    def __init__(self, door: Door, log: EventLog) -> None:
-        self._door, self._log = door, log
+    def __init__(self, door: Door, log: EventLog, live: LiveTable) -> None:
+        self._door, self._log, self._live = door, log, live
         self._present: dict[bytes, Client] = {}
         self._away: dict[bytes, Client] = {}
         self._runs: dict[str, KnownRun] = {}
 
     def __len__(self) -> int:
-        """How many are attached."""
-        return len(self._present)
+        """How many are attached and keep the session: those that only watch do not."""
+        return sum(not client.watches for client in self._present.values())
 
     def present(self, identity: bytes) -> Client | None:
         """An attached client."""
@@ -114,8 +120,8 @@ class Clients:
 
     @property
     def reachable(self) -> int:
-        """How many are attached and were there when the gateway last spoke to them."""
-        return sum(client.reachable for client in self._present.values())
+        """How many of these were there when the gateway last spoke to them."""
+        return sum(client.reachable and not client.watches for client in self._present.values())
 
     # -- what comes in
 
@@ -161,6 +167,7 @@ class Clients:
             if request.since is None:
                 client.replay = Replay(newest, {known.run: known.shown for known in runs})
         client.heard, client.reachable = now, True
+        client.watches, client.fresh = request.watches, True
         client.taken = max(client.taken, request.taken)
         client.sent = client.first if request.since is None else max(0, min(request.since, newest))
         client.outbox = deque((client.sent, answer) for answer in client.answers)
@@ -231,12 +238,21 @@ class Clients:
                     return RETRY_SECONDS
                 client.outbox.popleft()
             if client.sent >= self._log.newest:
+                if client.fresh:
+                    client.fresh = not self._door.send(identity, p.encode(p.Live(self._live.all())))
                 return None
             after, frames = self._batch(client, shared)
             if not self._door.send(identity, *frames):
                 return RETRY_SECONDS
             client.sent = after
         return 0.0
+
+    def tell_live(self) -> None:
+        """Tell everyone what has changed of bars and metrics; one that is behind is told all of them later."""
+        news = p.encode(p.Live(self._live.news()))
+        for identity, client in self._present.items():
+            ready = client.reachable and client.sent >= self._log.newest and not client.fresh
+            client.fresh = not (ready and self._door.send(identity, news))
 
     def _batch(self, client: Client, shared: Batches) -> tuple[int, list[bytes]]:
         """The next batch for a client; those that are at the same number share it."""

@@ -31,6 +31,7 @@ class Conversation:
     transmit: Callable[[list[bytes]], None]
     on_record: Callable[[p.Record], None]
     on_reply: Callable[[p.Reply], None]
+    watches: bool = False
     seen: int | None = None
     asked: int = 0
     taken: int = 0
@@ -43,7 +44,7 @@ class Conversation:
     def attach(self, now: float) -> None:
         """Say the first word, or say it again."""
         self.attached_at = now
-        self.transmit([p.encode(p.Attach(p.VERSION, self.client, self.seen, self.taken))])
+        self.transmit([p.encode(p.Attach(p.VERSION, self.client, self.seen, self.taken, self.watches))])
 
     def ask(self, request: p.Numbered, now: float) -> None:
         """Have a request carried out once."""

@@ -16,6 +16,7 @@ from modal_magic import protocol as p
 from modal_magic import state as s
 from modal_magic.clients import Clients, Door
 from modal_magic.flow import Flow
+from modal_magic.live import LiveTable
 from modal_magic.log import EventLog
 from modal_magic.specs import GatewaySpec
 from modal_magic.topology import Topology
@@ -24,6 +25,9 @@ __all__ = ["Gateway"]
 
 PAGE_BYTES = 1024 * 1024
 """A page of the log has about so much."""
+
+LIVE_SECONDS = 0.1
+"""How often clients are told what changes all the time."""
 
 PATIENT = p.RunQueued | p.Submitted | p.Started | p.Finished
 """Events that nobody waits for: they go to clients with the next one that somebody does, or after the time below."""
@@ -90,7 +94,9 @@ class Gateway:
         self.began = now()
         self.next_beat = self.began
         self.timers = Timers()
-        self.clients = Clients(clients, self.log)
+        self.live = LiveTable()
+        self.live_by = math.inf
+        self.clients = Clients(clients, self.log, self.live)
         self.nodes: dict[bytes, tuple[int, float]] = {}
         self.silent: dict[bytes, int] = {}
         self.flows: dict[str, Flow] = {}
@@ -104,7 +110,7 @@ class Gateway:
 
     def due(self) -> float:
         """When `turn` has something to do that no message brings."""
-        return min([self.next_beat, *self.timers.due.values(), self.broadcast_by])
+        return min([self.next_beat, *self.timers.due.values(), self.broadcast_by, self.live_by])
 
     def turn(self) -> None:
         """Do what is due: beats, timers, and records that clients wait for."""
@@ -116,6 +122,8 @@ class Gateway:
             self._handle(s.Fired(timer))
         if self.now() >= self.broadcast_by:
             self._broadcast()
+        if self.now() >= self.live_by:
+            self._tell_live()
 
     def close(self, reason: str) -> None:
         """Say goodbye to every client, and leave no file of a session that ended as it should."""
@@ -177,6 +185,10 @@ class Gateway:
             return
         if isinstance(event, p.Output):
             self._record_output(event)
+            return
+        if isinstance(event, p.Progress | p.Metric):
+            self.live.take(event)
+            self.live_by = min(self.live_by, self.now() + LIVE_SECONDS)
             return
         if isinstance(event, p.Notice):
             if event.text in self.noticed:  # nodes that share a machine have the same to say
@@ -297,6 +309,11 @@ class Gateway:
             again = self.clients.broadcast()
         self.broadcast_by = math.inf if again is None else self.now() + again
 
+    def _tell_live(self) -> None:
+        self._broadcast()
+        self.live_by = math.inf
+        self.clients.tell_live()
+
     # -- effects
 
     def _handle(self, stimulus: s.Stimulus) -> None:
@@ -323,6 +340,8 @@ class Gateway:
                     if event.run in self.flows and event.attempt == 1:
                         self.flows[event.run].began = self.now()
                 elif isinstance(event, p.RunEnded) and event.run in self.flows:
+                    if math.isfinite(self.live_by):
+                        self._tell_live()  # a client is done with a run when it is over
                     flow = self.flows[event.run]
                     seconds = self.now() - flow.began
                     event = msgspec.structs.replace(event, seconds=seconds, withheld=flow.withheld)

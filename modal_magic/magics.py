@@ -26,6 +26,7 @@ from modal_magic.session import CELL_BYTES, Resources, Session, choose_backend
 from modal_magic.transcript import RunLog
 from modal_magic.view.console import follow
 from modal_magic.view.logs import save_log, show_log
+from modal_magic.view.picture import choose_picture
 from modal_magic.view.status import status_lines
 from modal_magic.view.text import TextView
 
@@ -96,7 +97,8 @@ class ModalMagics(Magics):
             first_line=2,
         )
         view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
-        follow(run, view, paced=in_jupyter(self.host), limited=options.output_limit is not None)
+        picture = choose_picture(in_jupyter(self.host), run.view, run.snapshot)
+        follow(run, view, picture, paced=in_jupyter(self.host), limited=options.output_limit is not None)
         self.tell_notices(session)
         self.resources.prepare(session.backend_name)  # not earlier: importing torch takes a core for seconds
         codes: dict[int, list[int]] = {}

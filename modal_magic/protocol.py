@@ -210,7 +210,11 @@ class Display(Message):
 
 
 class Progress(Message):
-    """How far a rank is with one of its loops; `total` is None where the length is unknown."""
+    """How far a rank is with one of its loops; `total` is None where the length is unknown.
+
+    `bar` numbers the loops of a run in the order of their beginning; 0 is what `modal_magic.report` moves. `rate` is in
+    steps a second, None where there is none yet.
+    """
 
     rank: int
     run: str
@@ -219,6 +223,7 @@ class Progress(Message):
     current: float
     total: float | None
     ended: bool
+    rate: float | None = None
 
 
 class Metric(Message):
@@ -229,6 +234,17 @@ class Metric(Message):
     name: str
     value: float
     step: float
+
+
+class Curve(Message):
+    """The course of a metric so far, for a client that was not there; every `stride`-th value was kept."""
+
+    rank: int
+    run: str
+    name: str
+    steps: list[float]
+    values: list[float]
+    stride: int
 
 
 class Finished(Message):
@@ -359,6 +375,10 @@ WorkerEvent = (
 )
 NodeEvent = WorkerEvent | Lost | Notice
 Event = NodeEvent | Returned | Submitted | RunQueued | RunRetried | RunEnded | SessionChanged
+
+
+LiveEvent = Progress | Metric | Curve
+"""What is told often and is worth nothing when it is old: not in the log; a client is sent the newest of it."""
 
 
 class Record(Part):
@@ -512,13 +532,15 @@ class Attach(Message):
     """The first word of a client, and the first after it was away.
 
     It wants every record after number `since`. None, from a new client, means: what is still to be shown of the runs
-    that go on, and all that comes. `taken` is the number of the newest of its requests that it knows to be taken.
+    that go on, and all that comes. `taken` is the number of the newest of its requests that it knows to be taken. One
+    that only `watches` does not keep the session: its lease runs as if nobody were there.
     """
 
     version: int
     client: str
     since: int | None
     taken: int = 0
+    watches: bool = False
 
 
 class Shown(Message):
@@ -607,6 +629,12 @@ class Attached(Message):
     runs: list[RunKnown]
 
 
+class Live(Message):
+    """What has changed of bars and metrics, and to a client that was not there all of it."""
+
+    events: list[LiveEvent]
+
+
 class Tally(Message):
     """The gateway lives. It has sent the records up to number `sent` and taken the requests up to number `taken`."""
 
@@ -670,7 +698,7 @@ class Closed(Message):
     reason: str
 
 
-Reply = Attached | Tally | Status | LogPage | Done | Refused | Closed
+Reply = Attached | Tally | Live | Status | LogPage | Done | Refused | Closed
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 

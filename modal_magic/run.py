@@ -12,6 +12,7 @@ from modal_magic.errors import RankFailed, RunInterrupted, SessionError, UsageEr
 from modal_magic.ranges import name_ranks
 from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours, whereabouts
 from modal_magic.view.model import RankView, RunView
+from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot, where_it_runs
 
 if TYPE_CHECKING:
     from modal_magic.session import Session
@@ -25,7 +26,7 @@ class Run:
     def __init__(self, session: Session, name: str) -> None:
         self.session = session
         self.view = RunView(name)
-        self._events: queue.SimpleQueue[tuple[int, p.Event] | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[int, p.Event | p.LiveEvent] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._lost: SessionError | None = None
         self._newest = self._told = self._shown = 0
@@ -80,9 +81,9 @@ class Run:
         self.interrupting = True
         self.session.interrupt_run(self)
 
-    def events(self, patience: float | None) -> list[p.Event]:
+    def events(self, patience: float | None) -> list[p.Event | p.LiveEvent]:
         """The events since the last call: waits up to `patience` seconds for the first. For views."""
-        found: list[p.Event] = []
+        found: list[p.Event | p.LiveEvent] = []
         with contextlib.suppress(queue.Empty):
             event = self._events.get(timeout=patience)
             while True:
@@ -107,6 +108,13 @@ class Run:
             self._shown = self._newest
             self.session.tell_shown(p.Shown(self.id, self._newest, []))
 
+    def snapshot(self) -> Snapshot:
+        """The run as it is now, as data for those who draw it."""
+        session, shape = self.session, self.session.shape
+        where = where_it_runs(session.backend_name, shape.replicas, shape.nproc_per_node, shape.gpu)
+        facts = SessionFacts(session.name, where, session.world_size, shape.nproc_per_node, session.state)
+        return snapshot(facts, self.view, session.now())
+
     def settled(self, seconds: float) -> bool:
         """Wait for the end of the run, for so many seconds. Whether it is over."""
         return self._over.wait(seconds)
@@ -128,9 +136,9 @@ class Run:
 
     # -- called by the session, in the loop's thread
 
-    def take(self, event: p.Event, sequence: int = 0) -> None:
-        """An event of the run, or the loss of a rank, and the number of its record (0: it has none)."""
-        self.view.apply(event)
+    def take(self, event: p.Event | p.LiveEvent, at: float, sequence: int = 0) -> None:
+        """An event of the run, or the loss of a rank; when, by the session's clock; its record's number (0: none)."""
+        self.view.apply(event, at)
         self._newest = max(self._newest, sequence)
         self._events.put((sequence, event))
         if self.view.ended:

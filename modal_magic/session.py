@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import queue
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -294,6 +296,7 @@ class Session:
         self._up = threading.Event()
         self._unseen: list[Run] = []
         self._error: SessionError | None = None
+        self._clock_ahead = math.inf
         self.state = "launching"
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -376,8 +379,12 @@ class Session:
                 for known in reply.runs:
                     self._runs[known.run] = run = Run(self, known.run)
                     for rank, stream, text in known.rest:
-                        run.take(p.Output(rank, known.run, stream, text))
+                        run.take(p.Output(rank, known.run, stream, text), self.now())
                     self._unseen.append(run)
+            case p.Live(events=events):
+                for event in events:
+                    if event.run in self._runs:
+                        self._runs[event.run].take(event, self.now())
             case p.Refused(request=request, reason=reason):
                 if request in self._runs:
                     self._runs.pop(request).refuse(reason)
@@ -392,9 +399,10 @@ class Session:
 
     def _on_record(self, record: p.Record) -> None:
         event = record.event
+        self._clock_ahead = min(self._clock_ahead, time.time() - record.time)
         if isinstance(event, p.Lost):
             for run in list(self._runs.values()):
-                run.take(event, record.sequence)
+                run.take(event, record.time, record.sequence)
         elif isinstance(event, p.Notice):
             self.notices.put(event.text)
         elif isinstance(event, p.SessionChanged):
@@ -408,9 +416,13 @@ class Session:
         name = getattr(event, "run", None)
         if name in self._runs:
             run = self._runs[name]
-            run.take(event, record.sequence)
+            run.take(event, record.time, record.sequence)
             if run.done:
                 del self._runs[name]
+
+    def now(self) -> float:
+        """The time of the session's own clock, that of its gateway, in seconds since 1970."""
+        return time.time() - (self._clock_ahead if math.isfinite(self._clock_ahead) else 0.0)
 
     def _take_state(self, state: str) -> None:
         self.state = state
@@ -423,7 +435,7 @@ class Session:
             if silent and run.interrupting:
                 self._let_go(run)
             elif silent:
-                run.take(p.Notice(text))
+                run.take(p.Notice(text), self.now())
 
     def _shut(self, error: SessionError, last: p.Message | None = None) -> None:
         if self._error is None:

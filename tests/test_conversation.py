@@ -12,6 +12,7 @@ import pytest
 from modal_magic import protocol as p
 from modal_magic.clients import Clients
 from modal_magic.conversation import Conversation
+from modal_magic.live import LiveTable
 from modal_magic.log import EventLog
 
 TICK = 0.05
@@ -48,7 +49,7 @@ class Bench:
     def __init__(self, path: Path, seed: int = 0, faults: float = 0.0) -> None:
         self.network = Network(random.Random(seed), faults)
         self.log = EventLog(path)
-        self.clients = Clients(self, self.log)
+        self.clients = Clients(self, self.log, LiveTable())
         self.taken: list[p.Request] = []
         self.records: list[p.Record] = []
         self.replies: list[p.Reply] = []

@@ -19,6 +19,7 @@ from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
+from modal_magic.node.progress import Reporter
 from modal_magic.protocol import Display
 
 __all__ = ["RankShell", "make_shell", "rehearse"]
@@ -77,6 +78,7 @@ class RankShell(InteractiveShell):
         self.shown: list[str] = []
         self.has_raised = False
         self._raised: BaseException | None = None
+        self.reporter: Reporter
         self._nested = False
         self.loop_runner = self._run_coroutine
         # Blank lines at the top of a cell count in the notebook's gutter, so they stay.

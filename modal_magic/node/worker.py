@@ -20,7 +20,7 @@ import msgspec
 
 from modal_magic import protocol as p
 from modal_magic.frameworks.base import Framework, Superseded, prepare
-from modal_magic.node import spawning, stdio
+from modal_magic.node import bars, progress, spawning, stdio
 from modal_magic.node.channel import Channel
 from modal_magic.node.failure import describe, where_interrupted
 from modal_magic.node.orphans import die_with
@@ -84,9 +84,11 @@ class Worker:
             self.channel.post(p.Started(self.rank, task.run))
             os.environ["TORCHELASTIC_RESTART_COUNT"] = str(task.attempt - 1)  # where scripts for torchrun look
             self.framework.begin(task.run)
+            self.shell.reporter.begin()
             self.running = task.run
             try:
                 end = self.run_cell(task)
+                self.shell.reporter.finish()
             except KeyboardInterrupt as error:  # the signal came between the cell and our own frames
                 end = ("interrupted", where_interrupted(error))
             finally:
@@ -199,6 +201,9 @@ def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket
     worker = Worker(rank, channel, shell, framework)
     outlet.append(worker)
     shell.hush = worker.was_freed
+    interval = max(progress.INTERVAL_SECONDS, namespace["world_size"] / progress.EVENTS_PER_SECOND)
+    shell.reporter = progress.Reporter(rank, channel.send, lambda: worker.running, interval)
+    bars.install(shell.reporter)
     spawning.explain()
     signal.signal(signal.SIGINT, worker.on_signal)
     threading.Thread(target=worker.listen, name="modal_magic control", daemon=True).start()

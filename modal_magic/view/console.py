@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from modal_magic import protocol as p
 from modal_magic.lines import utf8_size
 from modal_magic.view.failure import headline
+from modal_magic.view.picture import Picture
 from modal_magic.view.text import Part, TextView, bytes_in_words
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def allowance_for(paced: bool) -> Allowance:
     return Allowance() if paced else Allowance(burst=1 << 60)
 
 
-def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
+def follow(run: Run, view: TextView, picture: Picture, paced: bool, limited: bool) -> None:
     """Show a run until it is over, and pass the kernel's interrupt on to its ranks.
 
     `paced` keeps within what a Jupyter server lets through. With `limited`, text that is still held back when the run
@@ -80,8 +81,12 @@ def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
                 run.settled(max(0.0, last_turn + turn_seconds - time.monotonic()))
             over = run.done
             held = bool(waiting) or view.holding or (run.view.failing and not told)
-            events = run.events(0.0 if over else turn_seconds if held else IDLE_SECONDS)
+            drawn_in = picture.turn(over=False)
+            patience = IDLE_SECONDS if drawn_in is None else min(IDLE_SECONDS, drawn_in)
+            events = run.events(0.0 if over else turn_seconds if held else patience)
             last_turn = time.monotonic() if events else 0.0
+            if any(isinstance(event, p.RunQueued | p.Notice) for event in events):
+                picture.hide()
             for event in events:
                 if isinstance(event, p.RunQueued) and event.position:
                     before = f"{event.position} run{'s' * (event.position != 1)}"
@@ -96,11 +101,13 @@ def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
                         break
                     missing += _text_size(waiting.popleft())
                     continue
+                picture.hide()
                 show(waiting.popleft())
             if run.view.failing and not failed_at:
                 failed_at = time.monotonic()
             if failed_at and not told and not over and time.monotonic() - failed_at > HEADLINE_SECONDS:
                 told = True
+                picture.hide()
                 show(("stderr", f"{headline(run.view)}\n"))
             if not waiting and not view.holding:
                 run.shown(view.unfinished)
@@ -108,6 +115,7 @@ def follow(run: Run, view: TextView, paced: bool, limited: bool) -> None:
                 run.settled(TURN_SECONDS)
             elif waiting and not enough:
                 time.sleep(TURN_SECONDS)
+        picture.turn(over=True)
     missing += sum(_text_size(part) for part in waiting)
     _say_what_is_missing(run.view.withheld + missing, run.session.name)
 

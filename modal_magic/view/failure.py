@@ -10,7 +10,16 @@ from modal_magic.ranges import name_ranks
 from modal_magic.view.model import RankView, RunView
 from modal_magic.view.status import seconds_in_words
 
-__all__ = ["failure_lines", "failure_sentence", "headline", "retry_sentence", "strip_colours", "whereabouts"]
+__all__ = [
+    "cause_of",
+    "consequences",
+    "failure_lines",
+    "failure_sentence",
+    "headline",
+    "retry_sentence",
+    "strip_colours",
+    "whereabouts",
+]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 RED, RESET = "\x1b[31m", "\x1b[0m"
@@ -72,9 +81,30 @@ def whereabouts(where: str) -> str:
 
 def failure_sentence(run: RunView) -> str:
     """What happened, on which rank and where, what was kept and what to do next, in a few short sentences."""
+    sentences = _sentences(run)
+    return _as_text(sentences) if run.ranks.keys() & set(run.culprits) else sentences[0]
+
+
+def cause_of(run: RunView) -> str:
+    """What happened first, on which rank and where."""
+    return _sentences(run)[0]
+
+
+def consequences(run: RunView) -> str:
+    """What became of the other ranks, and what was kept."""
+    rest = _sentences(run)[1:]
+    return _as_text([rest[0][:1].upper() + rest[0][1:], *rest[1:]]) if rest else ""
+
+
+def _as_text(sentences: list[str]) -> str:
+    rest = [sentence[0].upper() + sentence[1:] for sentence in sentences[1:]]
+    return ". ".join([sentences[0], *rest]) + "."
+
+
+def _sentences(run: RunView) -> list[str]:
     culprits = [run.ranks[number] for number in run.culprits if number in run.ranks]
     if not culprits:
-        return run.refusal or "the run ended without a word from its ranks"
+        return [run.refusal or "the run ended without a word from its ranks"]
     sentences = [_cause(*_groups(culprits)[0])]
     rest = _groups(culprits)[1:]
     if rest:
@@ -100,10 +130,7 @@ def failure_sentence(run: RunView) -> str:
         sentences.append("variables are kept on all ranks")
     if run.attempt > 1:
         sentences.append(f"this was attempt {run.attempt}")
-    return (
-        ". ".join(sentence[0].upper() + sentence[1:] if index else sentence for index, sentence in enumerate(sentences))
-        + "."
-    )
+    return sentences
 
 
 def retry_sentence(event: RunRetried) -> str:

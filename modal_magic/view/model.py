@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
+from modal_magic.live import Gauges
 
 __all__ = ["RankView", "RunView"]
+
+
+LINE_CHARACTERS = 200
+"""So much of its last line a view shows of a rank."""
+_ESCAPE = r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.?)"
+_CONTROL = re.compile(_ESCAPE + r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]", re.DOTALL)
+
+
+def last_line(text: str) -> str:
+    """The start of the last line of a text that shows anything, without colours and other control characters."""
+    end = len(text.rstrip())
+    start = max(text.rfind("\n", 0, end), text.rfind("\r", 0, end)) + 1
+    return _CONTROL.sub("", text[start : min(end, start + 4 * LINE_CHARACTERS)])[:LINE_CHARACTERS]
 
 
 @dataclass(slots=True)
@@ -14,6 +29,8 @@ class RankView:
     """A run on one rank. `exit_code` is set where `sys.exit` ended the cell; `seconds` once the rank is done.
 
     `lost` says how its process ended during the run; its variables are gone then, however the cell had ended there.
+    `since` is when the rank came into its state, and `moved` when it last told of its progress, by the clock of the
+    session in seconds since 1970. `last_line` is the start of the last line that it wrote.
     """
 
     rank: int
@@ -26,9 +43,14 @@ class RankView:
     where: str = ""
     displays: list[p.Display] = field(default_factory=list)
     chunks: list[p.Output] = field(default_factory=list)
+    since: float = 0.0
+    moved: float = 0.0
+    last_line: str = ""
+    gauges: Gauges = field(default_factory=Gauges)
 
     def begin_again(self) -> None:
         """The run is tried again: forget how the rank ended, and keep what it showed."""
+        self.gauges = Gauges()
         self.state, self.seconds, self.exit_code, self.error = "queued", None, None, None
         self.lost, self.replaced, self.where = "", True, ""
 
@@ -59,6 +81,7 @@ class RunView:
     """A run, folded from its events by `apply`. `status` is queued, running, or one of `RunEnded`'s.
 
     `attempt` counts from 1, and rises where a run is tried again; `shown` has what all ranks showed, as it came.
+    `began` is when it was sent to its ranks. With `keep` false no output is held: for those who draw and do not read.
     """
 
     run: str
@@ -73,6 +96,9 @@ class RunView:
     withheld: int = 0
     refusal: str = ""
     source: str = ""
+    cell: int = 0
+    began: float = 0.0
+    keep: bool = True
     failing: list[int] = field(default_factory=list)
 
     @property
@@ -84,11 +110,12 @@ class RunView:
         """The view of one rank, made where it is new."""
         return self.ranks.setdefault(number, RankView(number))
 
-    def apply(self, event: p.Event) -> None:
-        """Take in an event of the session; those of other runs change nothing."""
+    def apply(self, event: p.Event | p.LiveEvent, at: float = 0.0) -> None:
+        """Take in an event of the session, and when it was; those of other runs change nothing."""
         if isinstance(event, p.Lost):
             if self.status == "running" and event.rank in self.ranks:
                 self._lose_rank(event)
+                self.ranks[event.rank].since = at
             return
         if getattr(event, "run", None) != self.run:
             return
@@ -96,18 +123,26 @@ class RunView:
             case p.RunQueued(position=position):
                 self.position = position
             case p.Submitted(ranks=ranks, source=source):
-                self.status, self.source = "running", source
+                self.status, self.source, self.cell, self.began = "running", source, event.cell, at
                 for number in ranks:
-                    self.rank(number)
+                    self.rank(number).since = at
             case p.Started(rank=number):
                 self.rank(number).state = "running"
+                self.rank(number).since = at
             case p.Output(rank=number):
-                self.rank(number).chunks.append(event)
-                self.shown.append(event)
-            case p.Display(rank=number):
+                rank = self.rank(number)
+                rank.last_line = last_line(event.text) or rank.last_line
+                if self.keep:
+                    rank.chunks.append(event)
+                    self.shown.append(event)
+            case p.Display(rank=number) if self.keep:
                 self.rank(number).displays.append(event)
                 self.shown.append(event)
+            case p.Progress() | p.Metric() | p.Curve():
+                self.rank(event.rank).gauges.take(event)
+                self.rank(event.rank).moved = max(at, self.rank(event.rank).moved)
             case p.Finished() | p.Failed() | p.Interrupted():
+                self.rank(event.rank).since = at
                 self._end_rank(event)
             case p.RunRetried(attempt=attempt):
                 self.status, self.attempt = "queued", attempt

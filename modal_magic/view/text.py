@@ -80,7 +80,7 @@ class TextView:
         """The lines that have been begun and not shown: rank, stream, text."""
         return self._assembler.unfinished
 
-    def turn(self, events: Collection[p.Event], last: bool) -> Page:
+    def turn(self, events: Collection[p.Event | p.LiveEvent], last: bool) -> Page:
         """The page that these events make. `last` says that no more will come, so nothing is held back."""
         page = Page()
         for event in events:

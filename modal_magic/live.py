@@ -1,0 +1,72 @@
+"""What changes too often for the log: the newest of every bar and metric, and what a newcomer must be told. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modal_magic import protocol as p
+from modal_magic.series import Series
+
+__all__ = ["Gauges", "LiveTable"]
+
+
+@dataclass(slots=True)
+class Gauges:
+    """The bars of one rank by their number, and its metrics by their name."""
+
+    bars: dict[int, p.Progress] = field(default_factory=dict)
+    curves: dict[str, Series] = field(default_factory=dict)
+
+    def take(self, event: p.LiveEvent) -> None:
+        """Take a word of the rank, or what another process has gathered of it."""
+        match event:
+            case p.Progress():
+                if event.bar not in self.bars:  # a loop that is over is shown until another begins
+                    for number in [number for number, bar in self.bars.items() if bar.ended]:
+                        del self.bars[number]
+                self.bars[event.bar] = event
+            case p.Metric():
+                self.curves.setdefault(event.name, Series()).add(event.step, event.value)
+            case p.Curve():
+                self.curves.setdefault(event.name, Series()).replace(event.steps, event.values, event.stride)
+
+
+@dataclass(slots=True)
+class LiveTable:
+    """What the ranks of a run have told. A later word on a bar takes the place of an earlier one; metrics add up."""
+
+    run: str = ""
+    ranks: dict[int, Gauges] = field(default_factory=dict)
+    moved: dict[tuple[int, int], p.Progress] = field(default_factory=dict)
+    measured: list[p.Metric] = field(default_factory=list)
+
+    def take(self, event: p.Progress | p.Metric) -> None:
+        """Take a word of a rank. That of another run than the last begins the table anew."""
+        if event.run != self.run:
+            self.run = event.run
+            self.ranks.clear()
+            self.moved.clear()
+            self.measured.clear()
+        self.ranks.setdefault(event.rank, Gauges()).take(event)
+        if isinstance(event, p.Progress):
+            self.moved[event.rank, event.bar] = event
+        else:
+            self.measured.append(event)
+
+    def news(self) -> list[p.LiveEvent]:
+        """What has changed since the last call."""
+        found: list[p.LiveEvent] = [*self.moved.values(), *self.measured]
+        self.moved.clear()
+        self.measured.clear()
+        return found
+
+    def all(self) -> list[p.LiveEvent]:
+        """All that a newcomer must be told."""
+        found: list[p.LiveEvent] = []
+        for rank, gauges in self.ranks.items():
+            found += gauges.bars.values()
+            for name, series in gauges.curves.items():
+                found.append(p.Curve(rank, self.run, name, series.steps, series.values, series.stride))
+                if series.last is not None and series.last != (series.steps[-1], series.values[-1]):
+                    found.append(p.Metric(rank, self.run, name, series.last[1], series.last[0]))
+        return found

@@ -1,0 +1,168 @@
+"""The picture of a run that goes on: a display in a notebook, a block in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from modal_magic.view.model import RunView
+from modal_magic.view.saved import as_html, as_plain, progress_line
+from modal_magic.view.snapshot import Snapshot
+
+__all__ = ["MIME", "BlockPicture", "DisplayPicture", "LinePicture", "Picture", "choose_picture"]
+
+MIME = "application/vnd.modal-magic.session+json"
+"""What the extension draws: a Snapshot as JSON."""
+APPEAR_SECONDS = 1.0
+"""A run is drawn when it has gone on for so long, or tells of its progress."""
+DISPLAY_SECONDS = 1.0
+"""A display is sent again so often; where the extension is, it draws ten times a second without that."""
+MANY_SECONDS = 5.0
+MANY_RANKS = 64
+"""Of more ranks than this a display is sent less often, and without the course of their metrics."""
+BLOCK_SECONDS = 0.2
+LINE_SECONDS = 10.0
+"""The first line where nothing can be drawn anew; each next one takes half as long again."""
+
+
+class Picture(Protocol):
+    """Draws a run. `hide` makes room for text, `turn` draws what is due, for the last time when the run is `over`."""
+
+    def hide(self) -> None:
+        """Make room for text."""
+
+    def turn(self, over: bool) -> float | None:
+        """Draw what is due. Returns in how many seconds the next is due, None where nothing is to be drawn yet."""
+
+
+class _Pace:
+    """When a picture of a run is due."""
+
+    def __init__(self, run: RunView, seconds: float, growth: float = 1.0) -> None:
+        self._run, self._seconds, self._growth = run, seconds, growth
+        self._began = 0.0
+        self._last: float | None = None
+
+    def due(self, over: bool) -> bool:
+        """Whether a picture is to be drawn now; one that was never drawn is not drawn at the end either."""
+        now = time.monotonic()
+        if self._last is None:
+            if over or self._run.status != "running":
+                return False
+            self._began = self._began or now
+            told = any(rank.gauges.bars or rank.gauges.curves for rank in self._run.ranks.values())
+            if not told and now - self._began < APPEAR_SECONDS:
+                return False
+        elif not over and now - self._last < self._seconds:
+            return False
+        if self._last is not None:
+            self._seconds *= self._growth
+        self._last = now
+        return True
+
+    def wait(self) -> float | None:
+        """In how many seconds the next picture is due."""
+        if self._run.status != "running":
+            return None
+        if self._last is None:
+            return APPEAR_SECONDS / 4
+        return max(0.01, self._last + self._seconds - time.monotonic())
+
+
+class DisplayPicture:
+    """A rich output of the cell, which is updated in place."""
+
+    def __init__(self, run: RunView, take: Callable[[], Snapshot]) -> None:
+        self._run, self._take = run, take
+        self._pace = _Pace(run, DISPLAY_SECONDS)
+        self._shown = False
+
+    def hide(self) -> None:
+        """Text has a place of its own in a notebook."""
+
+    def turn(self, over: bool) -> float | None:
+        """Draw what is due."""
+        if self._pace.due(over):
+            from IPython.display import publish_display_data
+
+            shot = self._take()
+            if len(shot.ranks) > MANY_RANKS:
+                self._pace._seconds = MANY_SECONDS
+            publish_display_data(
+                bundle(shot), transient={"display_id": f"modal-magic-{self._run.run}"}, update=self._shown
+            )
+            self._shown = True
+        return self._pace.wait()
+
+
+class BlockPicture:
+    """A block of lines at the end of a terminal, which is drawn anew."""
+
+    def __init__(self, run: RunView, take: Callable[[], Snapshot]) -> None:
+        self._run, self._take = run, take
+        self._pace = _Pace(run, BLOCK_SECONDS)
+        self._lines: list[str] = []
+        self._height = 0
+
+    def hide(self) -> None:
+        """Take the block away, so that text comes before it."""
+        if self._height:
+            sys.stdout.write(f"\x1b[{self._height}A\x1b[J")
+            sys.stdout.flush()
+            self._height = 0
+
+    def turn(self, over: bool) -> float | None:
+        """Draw what is due, and again what text has taken the place of."""
+        if due := self._pace.due(over):
+            size = shutil.get_terminal_size()
+            unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+            self._lines = as_plain(self._take(), size.columns - 1, unicode).splitlines()[: max(1, size.lines - 2)]
+        if self._lines and (due or not self._height):
+            self.hide()
+            sys.stdout.write("".join(f"{line}\n" for line in self._lines))
+            sys.stdout.flush()
+            self._height = len(self._lines)
+        return self._pace.wait()
+
+
+class LinePicture:
+    """A line now and then, where nothing can be drawn anew."""
+
+    def __init__(self, run: RunView, take: Callable[[], Snapshot]) -> None:
+        self._run, self._take = run, take
+        self._pace = _Pace(run, LINE_SECONDS, growth=1.5)
+
+    def hide(self) -> None:
+        """Lines stay."""
+
+    def turn(self, over: bool) -> float | None:
+        """Write the line that is due."""
+        if self._pace.due(over):
+            print(progress_line(self._take()), flush=True)
+        return self._pace.wait()
+
+
+def choose_picture(in_jupyter: bool, run: RunView, take: Callable[[], Snapshot]) -> Picture:
+    """The picture that fits where the output goes. `take` gives the snapshot of now."""
+    if in_jupyter:
+        return DisplayPicture(run, take)
+    return BlockPicture(run, take) if sys.stdout.isatty() else LinePicture(run, take)
+
+
+def bundle(shot: Snapshot) -> dict[str, Any]:
+    """A snapshot in every form that a front end may know."""
+    small = shot
+    if len(shot.ranks) > MANY_RANKS:
+        rows = tuple(
+            msgspec.structs.replace(
+                row, metrics=tuple(msgspec.structs.replace(metric, steps=(), values=()) for metric in row.metrics)
+            )
+            for row in shot.ranks
+        )
+        small = msgspec.structs.replace(shot, ranks=rows)
+    return {MIME: msgspec.to_builtins(small), "text/html": as_html(shot), "text/plain": as_plain(shot)}

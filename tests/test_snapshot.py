@@ -1,0 +1,273 @@
+"""From events to what is drawn: rows, rates, time left, failures, and the saved forms that show them anywhere."""
+
+from __future__ import annotations
+
+import io
+import re
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modal_magic import protocol as p
+from modal_magic.view import numbers, picture
+from modal_magic.view.model import RunView, last_line
+from modal_magic.view.saved import ROWS, as_html, as_plain, progress_line
+from modal_magic.view.snapshot import SessionFacts, Snapshot, columns, snapshot
+
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b]0;title\x07\x1b[2J\x1b[31m"
+
+
+def begun(ranks: int = 4) -> RunView:
+    """A run that was sent at second 100 and begun by all."""
+    run = RunView("a")
+    run.apply(p.Submitted("a", list(range(ranks)), 3, "pass"), 100.0)
+    for rank in range(ranks):
+        run.apply(p.Started(rank, "a"), 100.5)
+    return run
+
+
+def move(
+    run: RunView, rank: int, step: float, total: float | None = 100, *, bar: int = 1, rate: float | None = 5.0
+) -> None:
+    run.apply(p.Progress(rank, "a", bar, "", step, total, step == total, rate), 110.0)
+
+
+def taken(run: RunView | None, ranks: int = 4, now: float = 110.0) -> Snapshot:
+    return snapshot(SessionFacts("train", "local, 4 ranks", ranks, 1), run, now)
+
+
+def test_a_session_without_a_run_shows_its_ranks() -> None:
+    shot = snapshot(SessionFacts("train", "local", 2, 1, "ready", (7, 8), ("idle", "lost"), 50.0), None, 60.0)
+    assert [(row.state, row.pid, row.since) for row in shot.ranks] == [("idle", 7, 50.0), ("lost", 8, 50.0)]
+    assert (shot.run, shot.run_state) == ("", "")
+
+
+def test_time_left_is_that_of_the_slowest_rank() -> None:
+    run = begun()
+    move(run, 0, 50)
+    move(run, 1, 20, rate=2.0)
+    shot = taken(run)
+    assert shot.ranks[0].left == 10
+    assert shot.left == shot.ranks[1].left == 40
+    assert shot.ranks[2].left is None
+
+
+def test_a_loop_in_a_loop_counts_as_part_of_its_step() -> None:
+    run = begun()
+    move(run, 0, 1, 4, bar=1, rate=0.1)
+    move(run, 0, 50, 100, bar=2, rate=10.0)
+    row = taken(run).ranks[0]
+    assert row.fraction == pytest.approx(1.5 / 4)
+    assert row.left == pytest.approx((50 + 2 * 100) / 10)
+
+
+def test_what_report_says_of_all_the_work_is_shown_in_place_of_the_loop() -> None:
+    run = begun()
+    move(run, 0, 5, 10, bar=1)
+    move(run, 0, 7, None, bar=0)
+    assert [loop.step for loop in taken(run).ranks[0].loops] == [5]
+    move(run, 0, 7, 20, bar=0)
+    assert [loop.step for loop in taken(run).ranks[0].loops] == [7]
+
+
+def test_a_rank_that_stands_still_has_the_rate_zero() -> None:
+    run = begun()
+    move(run, 0, 50, rate=5.0)
+    assert taken(run, now=111.0).ranks[0].loops[0].rate == 5.0
+    assert taken(run, now=120.0).ranks[0].loops[0].rate == 0.0
+    assert taken(run, now=120.0).ranks[0].left is None
+
+
+def test_a_slow_loop_does_not_stand_still_between_two_steps() -> None:
+    run = begun()
+    move(run, 0, 50, rate=0.1)
+    assert taken(run, now=125.0).ranks[0].loops[0].rate == 0.1
+
+
+def test_states_have_the_time_at_which_they_began() -> None:
+    run = begun(2)
+    run.apply(p.Finished(1, "a", 4.0, p.Health()), 104.5)
+    rows = taken(run, 2).ranks
+    assert [(row.state, row.since, row.seconds) for row in rows] == [("running", 100.5, None), ("done", 104.5, 4.0)]
+
+
+def failed() -> RunView:
+    run = begun()
+    error = p.RemoteError("ValueError", f"bad {HOSTILE}", ["\x1b[31mValueError\x1b[0m: bad"], 12)
+    run.apply(p.Failed(2, "a", 3.0, p.Health(), error), 103.0)
+    for rank in (0, 1, 3):
+        run.apply(p.Interrupted(rank, "a", 3.0, p.Health(), "all_reduce at cell line 9"), 103.1)
+    run.apply(p.RunEnded("a", "failed", [2], 3.2), 103.2)
+    return run
+
+
+def test_a_failure_names_its_rank_its_line_and_what_became_of_the_others() -> None:
+    shot = taken(failed())
+    assert shot.failure is not None
+    assert shot.failure.rank == 2
+    assert shot.failure.title.startswith("Rank 2 raised ValueError: bad")
+    assert "cell line 12" in shot.failure.title
+    assert shot.failure.others == (
+        "Ranks 0-1,3 were interrupted in all_reduce at cell line 9. Variables are kept on all ranks."
+    )
+    assert "correct line 12" in shot.failure.advice
+    assert shot.failure.text == "ValueError: bad"
+    assert [row.line for row in shot.ranks] == [9, 9, 12, 9]
+
+
+def test_loss_has_the_column_and_else_the_first_metric() -> None:
+    run = begun()
+    assert columns(taken(run)) == (False, None)
+    run.apply(p.Metric(1, "a", "reward", 1.0, 0.0), 101.0)
+    assert columns(taken(run)) == (False, "reward")
+    run.apply(p.Metric(2, "a", "loss", 1.0, 0.0), 101.0)
+    move(run, 0, 1)
+    assert columns(taken(run)) == (True, "loss")
+
+
+# ---- what is written -------------------------------------------------------------------------------------------------
+
+
+class Tags(HTMLParser):
+    """Which elements and attributes a text has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += [name for name, _ in attrs]
+
+
+KNOWN = {"p", "strong", "table", "thead", "tbody", "tr", "th", "td", "code", "details", "summary", "pre"}
+
+
+@given(st.text())
+def test_whatever_a_rank_writes_is_text(text: str) -> None:
+    run = failed()
+    run.apply(p.Output(0, "a", "stdout", text + HOSTILE), 103.0)
+    run.apply(p.Metric(0, "a", text + HOSTILE, 1.0, 0.0), 103.0)
+    shot = taken(run)
+    found = Tags(as_html(shot))
+    assert found.tags <= KNOWN
+    assert found.attributes == []
+    assert "\x1b" not in last_line(text + HOSTILE)
+
+
+def test_the_saved_table_says_how_each_rank_ended() -> None:
+    run = begun(2)
+    for rank in range(2):
+        for step in range(10):
+            run.apply(p.Metric(rank, "a", "loss", 10.0 - step, float(step)), 101.0)
+        move(run, rank, 4000, 4000, rate=6.6)
+        run.apply(p.Output(rank, "a", "stdout", f"saved {rank}\n"), 109.0)
+        run.apply(p.Finished(rank, "a", 611.0, p.Health()), 711.0)
+    run.apply(p.RunEnded("a", "done", [], 611.0), 711.0)
+    lines = as_plain(taken(run, 2, 711.0)).splitlines()
+    assert lines[0].startswith("train: done  2 of 2 ranks finished in 10:11 on local")
+    assert lines[1].split() == ["rank", "state", "step", "step/s", "loss", "last", "line"]
+    assert re.fullmatch(r" +0  ✓ done +4,000 / 4,000 +6\.6  █[▁-█]{10}▁ 1  saved 0", lines[2])
+
+
+def test_plain_text_keeps_within_its_width_and_its_alphabet() -> None:
+    run = begun()
+    run.apply(p.Output(0, "a", "stdout", "ü" * 500), 101.0)
+    move(run, 0, 10)
+    text = as_plain(taken(run), 100, unicode=False)
+    assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_of_many_ranks_those_are_listed_that_are_behind() -> None:
+    run = begun(1024)
+    for rank in range(1024):
+        move(run, rank, 50 + rank % 7)
+    move(run, 517, 3)
+    text = as_plain(taken(run, 1024))
+    assert len(text.splitlines()) == ROWS + 3
+    assert " 517 " in text
+    assert f"{1024 - ROWS} more ranks" in text
+    assert len(as_html(taken(run, 1024))) < 20_000
+
+
+def test_one_line_tells_of_the_slowest_rank() -> None:
+    run = begun(2)
+    move(run, 0, 90)
+    move(run, 1, 40)
+    run.apply(p.Metric(0, "a", "loss", 1.5, 0.0), 101.0)
+    run.apply(p.Metric(1, "a", "loss", 1.25, 0.0), 101.0)
+    line = progress_line(taken(run, 2, 112.0))
+    assert line == "train: 12 s, slowest, rank 1: step 40 / 100 at 5.0 step/s, 12 s left, loss 1.25 to 1.5"
+
+
+def test_a_display_holds_every_form_and_the_browsers_is_a_snapshot() -> None:
+    run = begun()
+    move(run, 0, 10)
+    shown = picture.bundle(taken(run))
+    assert set(shown) == {picture.MIME, "text/html", "text/plain"}
+    assert msgspec.convert(shown[picture.MIME], Snapshot) == taken(run)
+
+
+def test_a_short_run_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    run = begun()
+    block = picture.BlockPicture(run, lambda: taken(run))
+    assert block.turn(over=False) is not None
+    run.apply(p.RunEnded("a", "done", [], 0.1), 100.6)
+    block.turn(over=True)
+    assert out.getvalue() == ""
+
+
+def test_in_a_terminal_text_comes_before_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    run = begun(1)
+    move(run, 0, 10)
+    block = picture.BlockPicture(run, lambda: taken(run, 1))
+    block.turn(over=False)
+    block.hide()
+    out.write("[rank 0] hello\n")
+    block.turn(over=False)
+    first, text, again = out.getvalue().partition("[rank 0] hello\n")
+    assert first.endswith("\x1b[3A\x1b[J")
+    assert text
+    assert again == first.removesuffix("\x1b[3A\x1b[J")
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0.0 s"), (0.44, "0.4 s"), (12.3, "12 s"), (59.6, "1:00"), (139, "2:19"), (6067, "1:41:07"), (None, "–")],
+)
+def test_durations(seconds: float | None, told: str) -> None:
+    assert numbers.duration(seconds) == told
+
+
+@pytest.mark.parametrize(
+    ("per_second", "told"), [(6.62, "6.6"), (31.4, "31"), (0, "0"), (None, "–"), (0.05, "20 s/step"), (1234.5, "1,234")]
+)
+def test_rates(per_second: float | None, told: str) -> None:
+    assert numbers.rate(per_second) == told
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(1.84234, "1.842"), (0.412, "0.412"), (118402.0, "118,402"), (3e-4, "0.0003"), (float("nan"), "nan")],
+)
+def test_values(number: float, told: str) -> None:
+    assert numbers.value(number) == told
+
+
+@given(st.lists(st.floats()))
+def test_a_course_of_any_numbers_can_be_drawn(values: list[float]) -> None:
+    line = numbers.sparkline(values, -1.0, 1.0)
+    assert len(line) in (0, 12)
