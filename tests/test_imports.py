@@ -74,6 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "node": {*GROUND, "link", "frameworks", "node"},
     "node/born": {*GROUND, "serving", "frameworks", "node"},
     "view": {*GROUND, "view"},
+    "server": {*GROUND, "registry", "link", "client", "view", "server"},
 }
 """The arrows of the design: for each room, or each file of one, what it may import at run time."""
 

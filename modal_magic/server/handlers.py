@@ -1,0 +1,160 @@
+"""The routes: each authenticated, each name checked, and what changes something asks for Jupyter's XSRF token."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import msgspec
+from jupyter_server.base.handlers import APIHandler
+from tornado import web
+from tornado.iostream import StreamClosedError
+from tornado.web import RequestHandler
+
+from modal_magic.server.hub import Hub
+from modal_magic.server.watched import STACK_SECONDS, Watched
+from modal_magic.values import SESSION_NAME
+
+__all__ = ["routes"]
+
+NAME = r"(?P<name>[^/]+)"
+RESOURCE = "modal-magic"
+"""What an authorizer is asked about (jupyter_server, "Authorization in a Jupyter Server")."""
+
+
+class Handler(APIHandler):
+    """What the routes share."""
+
+    auth_resource = RESOURCE
+
+    @property
+    def hub(self) -> Hub:
+        """The sessions of this server."""
+        hub: Hub = self.settings["modal_magic_hub"]
+        return hub
+
+    async def session(self, name: str) -> Watched:
+        """The session of this name. Raises HTTPError 400 for what is no name and 404 where there is none."""
+        if not SESSION_NAME.fullmatch(name):
+            raise web.HTTPError(400, "that is no name of a session")
+        await self.hub.refresh()
+        watched = self.hub.find(name)
+        if watched is None:
+            raise web.HTTPError(404, f"there is no session {name!r}")
+        return watched
+
+    def reply(self, value: Any) -> None:
+        """Answer with a value as JSON."""
+        self.set_header("Content-Type", "application/json")
+        self.set_header("Cache-Control", "no-store")
+        self.finish(msgspec.json.encode(value))
+
+
+class SessionsHandler(Handler):
+    """GET: every session of this user on this machine."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """All snapshots, by the names of their sessions."""
+        self.reply(await self.hub.refresh())
+
+
+class EventsHandler(Handler):
+    """GET: a stream of changes (server-sent events). The first message holds everything."""
+
+    @web.authenticated
+    async def get(self) -> None:
+        """Stream until the browser goes away."""
+        self.set_header("Content-Type", "text/event-stream")
+        self.set_header("Cache-Control", "no-store")
+        self.set_header("X-Accel-Buffering", "no")
+        with contextlib.suppress(StreamClosedError):
+            async for patch in self.hub.stream():
+                line = b": alive" if patch is None else b"data: " + msgspec.json.encode(patch)
+                self.write(line + b"\n\n")
+                await self.flush()
+                if self.request.connection is None or self._finished or self.gone:
+                    return
+
+    gone = False
+
+    def on_connection_close(self) -> None:
+        """The browser has left."""
+        self.gone = True
+
+
+class LogHandler(Handler):
+    """GET: lines of the newest run, of `rank` or of all, after line number `after`."""
+
+    @web.authenticated
+    async def get(self, name: str) -> None:
+        """The lines and how many there were in all."""
+        watched = await self.session(name)
+        rank = self.get_query_argument("rank", "")
+        after = self.get_query_argument("after", "0")
+        if not after.isdecimal() or not (rank.isdecimal() or not rank):
+            raise web.HTTPError(400, "rank and after are whole numbers")
+        lines, total = watched.log(int(rank) if rank else None, int(after))
+        self.reply({"lines": lines, "total": total})
+
+
+class StacksHandler(Handler):
+    """POST: where every rank is."""
+
+    @web.authenticated
+    async def post(self, name: str) -> None:
+        """The answers that came in time, by rank."""
+        watched = await self.session(name)
+        question, wanted = watched.ask_stacks(), watched.connection.nodes * watched.connection.ranks_per_node
+        until = asyncio.get_running_loop().time() + STACK_SECONDS
+        while len(watched.stacks(question)) < wanted and asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.02)
+        taken = watched.stacks(question)
+        watched.forget_stacks(question)
+        self.reply(
+            {
+                str(rank): {
+                    "state": taken[rank].state,
+                    "line": taken[rank].line,
+                    "collective": taken[rank].collective,
+                    "sequence": taken[rank].sequence,
+                    "frames": [
+                        {"where": frame.where, "line": frame.line, "function": frame.function}
+                        for frame in taken[rank].frames
+                    ],
+                }
+                for rank in sorted(taken)
+            }
+        )
+
+
+class ActionHandler(Handler):
+    """POST: interrupt, restart or stop. It is asked of the gateway; what comes of it is seen in the stream."""
+
+    @web.authenticated
+    async def post(self, name: str, action: str) -> None:
+        """Answered with 202 once it is asked, 409 where there is no run to interrupt."""
+        watched = await self.session(name)
+        match action:
+            case "interrupt":
+                if not watched.interrupt():
+                    raise web.HTTPError(409, "no run is in progress")
+            case "restart":
+                watched.restart()
+            case "stop":
+                watched.stop()
+        self.set_status(202)
+        self.reply({})
+
+
+def routes() -> list[tuple[str, type[RequestHandler]]]:
+    """The routes, below the server's base URL."""
+    root = "/modal-magic/api"
+    return [
+        (f"{root}/sessions", SessionsHandler),
+        (f"{root}/events", EventsHandler),
+        (f"{root}/sessions/{NAME}/log", LogHandler),
+        (f"{root}/sessions/{NAME}/stacks", StacksHandler),
+        (f"{root}/sessions/{NAME}/(?P<action>interrupt|restart|stop)", ActionHandler),
+    ]

@@ -1,0 +1,152 @@
+"""All sessions of this user that a server watches, found by their connection files, and the changes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from modal_magic import registry
+from modal_magic.errors import ModalMagicError
+from modal_magic.link import Loop
+from modal_magic.server.watched import Watched
+from modal_magic.view.snapshot import Snapshot
+
+__all__ = ["Hub", "changes"]
+
+TURN_SECONDS = 0.1
+"""A browser is told of changes so often at most."""
+LOOK_SECONDS = 0.5
+"""How often connection files are looked for."""
+STATUS_SECONDS = 2.0
+ALIVE_SECONDS = 10.0
+"""So often a stream with nothing to say says that it is alive, for proxies that close what is silent."""
+COURSES = 64
+"""Of more ranks than this the course of metrics is left out of what is streamed."""
+
+Patch = dict[str, Any]
+
+
+class Hub:
+    """The watched sessions. It works while somebody looks, and lets go of all sessions in `close`.
+
+    A class because links must be closed. All is called in the server's event loop.
+    """
+
+    def __init__(self) -> None:
+        self._loop = Loop()
+        self._watched: dict[str, Watched] = {}
+        self._broken: dict[str, tuple[str, str]] = {}
+        self._shots: dict[str, Snapshot] = {}
+        self._taken: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
+        self._looked = 0.0
+        self._lock = asyncio.Lock()
+
+    async def refresh(self) -> dict[str, Snapshot]:
+        """Every session as it is now."""
+        async with self._lock:
+            now = time.monotonic()
+            if now - self._looked > LOOK_SECONDS:
+                await self._look()
+                self._looked = time.monotonic()
+            for name, watched in self._watched.items():
+                if now - self._asked.get(name, 0.0) > STATUS_SECONDS:
+                    self._asked[name] = now
+                    watched.ask_status()
+                stale = watched.running and now - self._taken.get(name, 0.0) > 1.0
+                if watched.dirty or stale or name not in self._shots:
+                    self._taken[name] = now
+                    self._shots[name] = _without_courses(watched.snapshot())
+            return dict(self._shots)
+
+    def find(self, name: str) -> Watched | None:
+        """A session that is watched."""
+        return self._watched.get(name)
+
+    async def stream(self) -> AsyncIterator[Patch | None]:
+        """What has changed, at most ten times a second; the first is everything. None: nothing has for a while."""
+        before: dict[str, Snapshot] = {}
+        said, first = time.monotonic(), True
+        while True:
+            now = await self.refresh()
+            patch = changes(before, now)
+            if patch or first:
+                before, said, first = now, time.monotonic(), False
+                yield patch
+            elif time.monotonic() - said > ALIVE_SECONDS:
+                said = time.monotonic()
+                yield None
+            await asyncio.sleep(TURN_SECONDS)
+
+    async def close(self) -> None:
+        """Let go of all sessions; they live on."""
+        for watched in self._watched.values():
+            watched.close()
+        self._watched.clear()
+        await asyncio.to_thread(self._loop.close)
+
+    async def _look(self) -> None:
+        names = await asyncio.to_thread(registry.names)
+        for name in [name for name, watched in self._watched.items() if name not in names or watched.ended]:
+            self._watched.pop(name).close()
+            self._shots.pop(name, None)
+        for name in names:
+            if name not in self._watched:
+                try:
+                    watched = await asyncio.to_thread(self._attach, name)
+                except (ModalMagicError, OSError):
+                    continue  # of another version, not to be trusted, or just gone: it is tried again
+                self._watched[name] = watched
+
+    def _attach(self, name: str) -> Watched:
+        watched = Watched(self._loop, registry.read(name))
+        try:
+            watched.attach()
+        except ModalMagicError:
+            watched.close()
+            raise
+        return watched
+
+
+def changes(before: dict[str, Snapshot], now: dict[str, Snapshot]) -> Patch:
+    """What of each session has changed: its fields that did, and of its ranks those that did, by number. None: gone.
+
+    The time alone is no change; it comes with every patch.
+    """
+    patch: Patch = dict.fromkeys(before.keys() - now.keys())
+    for name, shot in now.items():
+        old = before.get(name)
+        if old is shot:
+            continue
+        if old is None or len(old.ranks) != len(shot.ranks):
+            patch[name] = msgspec.to_builtins(shot)
+            continue
+        fields = {
+            key: msgspec.to_builtins(value)
+            for key in Snapshot.__struct_fields__
+            if key not in ("ranks", "now") and (value := getattr(shot, key)) != getattr(old, key)
+        }
+        rows = {
+            str(row.rank): msgspec.to_builtins(row)
+            for row, last in zip(shot.ranks, old.ranks, strict=True)
+            if row != last
+        }
+        if fields or rows:
+            patch[name] = {**fields, "now": shot.now, **({"ranks": rows} if rows else {})}
+    return patch
+
+
+def _without_courses(shot: Snapshot) -> Snapshot:
+    if len(shot.ranks) <= COURSES:
+        return shot
+    rows = tuple(
+        msgspec.structs.replace(
+            row, metrics=tuple(msgspec.structs.replace(metric, steps=(), values=()) for metric in row.metrics)
+        )
+        for row in shot.ranks
+    )
+    return msgspec.structs.replace(shot, ranks=rows)

@@ -1,0 +1,200 @@
+"""One session as a server sees it: its events folded into snapshots, its output kept in lines."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass, field
+
+from modal_magic import protocol as p
+from modal_magic.client import Client
+from modal_magic.errors import SessionError
+from modal_magic.lines import LineAssembler
+from modal_magic.link import Loop
+from modal_magic.registry import Connection
+from modal_magic.view.model import RunView
+from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot, where_it_runs
+
+__all__ = ["LogLine", "Watched"]
+
+LINES = 5000
+"""So many of the newest lines of a run are kept; the session's own log has all."""
+LINE_CHARACTERS = 2000
+STACK_SECONDS = 1.0
+"""How long ranks have to say where they are; one that holds the interpreter cannot."""
+
+LogLine = tuple[int, float, int, str, str]
+"""Number, seconds since the run began, rank, stream, text."""
+
+
+@dataclass(slots=True)
+class Stacks:
+    """What ranks have answered to one question where they are."""
+
+    taken: dict[int, p.StackTaken] = field(default_factory=dict)
+
+
+class Watched:
+    """A session that is watched. What comes is taken in the loop's thread; the rest may be called in any.
+
+    A class because a link must be closed. `attach` must be called before anything else.
+    """
+
+    def __init__(self, loop: Loop, connection: Connection) -> None:
+        self.connection = connection
+        self.ended = ""
+        self.dirty = True
+        self._lock = threading.Lock()
+        self._run: RunView | None = None
+        self._status: p.Status | None = None
+        self._state = "launching"
+        self._state_since = time.time()
+        self._ahead: float | None = None
+        self._assembler = LineAssembler()
+        self._lines: deque[LogLine] = deque(maxlen=LINES)
+        self._count = 0
+        self._stacks: dict[str, Stacks] = {}
+        self._answers: dict[str, str] = {}
+        self._client = Client(
+            loop, connection, self._on_record, self._on_reply, lambda silent: None, self._on_end, watches=True
+        )
+
+    def attach(self) -> None:
+        """Wait for the gateway. Raises SessionError when it cannot be had."""
+        self._client.attach()
+
+    def close(self) -> None:
+        """Let go of the session, which lives on."""
+        self._client.close(p.Detach())
+
+    # -- what is asked
+
+    def snapshot(self) -> Snapshot:
+        """The session as it is now."""
+        with self._lock:
+            self.dirty = False
+            connection, status = self.connection, self._status
+            ranks = status.ranks if status is not None else []
+            facts = SessionFacts(
+                session=connection.session,
+                where=where_it_runs(connection.backend, connection.nodes, connection.ranks_per_node, connection.gpu),
+                world_size=connection.nodes * connection.ranks_per_node,
+                ranks_per_node=connection.ranks_per_node,
+                state=self.ended or self._state,
+                pids=tuple(rank.pid for rank in ranks),
+                states=tuple(rank.state for rank in ranks),
+                states_since=self._state_since,
+                kernels=status.clients if status is not None else 1,
+                lease=status.lease if status is not None else 0.0,
+                lease_left=status.lease_left if status is not None else None,
+            )
+            return snapshot(facts, self._run, self._now())
+
+    @property
+    def running(self) -> bool:
+        """Whether a run is in progress."""
+        return self._run is not None and not self._run.ended
+
+    def log(self, rank: int | None, after: int) -> tuple[list[LogLine], int]:
+        """The lines of the newest run after number `after`, and how many there were in all."""
+        with self._lock:
+            found = [line for line in self._lines if line[0] > after and (rank is None or line[2] == rank)]
+            return found, self._count
+
+    def ask_status(self) -> None:
+        """Have the gateway say how the session is."""
+        self._client.ask(p.AskStatus(uuid.uuid4().hex[:12]))
+
+    def interrupt(self) -> bool:
+        """Have the ranks leave the run in progress. Whether there is one."""
+        run = self._run
+        if run is None or run.ended:
+            return False
+        self._client.ask(p.InterruptRun(run.run))
+        return True
+
+    def restart(self) -> None:
+        """Have all ranks started anew, empty."""
+        self._client.ask(p.Restart(uuid.uuid4().hex[:12], None))
+
+    def stop(self) -> None:
+        """End the session."""
+        self._client.ask(p.Stop("it was stopped from the panel"))
+
+    def ask_stacks(self) -> str:
+        """Have ranks say where they are. Returns the name of the question, for `stacks`."""
+        name = uuid.uuid4().hex[:12]
+        self._stacks[name] = Stacks()
+        self._client.ask(p.AskStack(name))
+        return name
+
+    def stacks(self, name: str) -> dict[int, p.StackTaken]:
+        """What has been answered so far."""
+        return self._stacks[name].taken
+
+    def forget_stacks(self, name: str) -> None:
+        """Nobody waits for more answers."""
+        del self._stacks[name]
+
+    # -- in the loop's thread
+
+    def _now(self) -> float:
+        return time.time() - (self._ahead or 0.0)
+
+    def _on_record(self, record: p.Record) -> None:
+        event, late = record.event, time.time() - record.time
+        with self._lock:
+            self._ahead = late if self._ahead is None else min(self._ahead, late)
+            self.dirty = True
+            match event:
+                case p.Submitted(run=run) if self._run is None or self._run.run != run:
+                    self._begin(run)
+                case p.SessionChanged(state=state):
+                    self._state, self._state_since = state, record.time
+                case p.StackTaken(request=request) if request in self._stacks:
+                    self._stacks[request].taken[event.rank] = event
+                case p.Output() if self._run is not None and event.run == self._run.run:
+                    for text in self._assembler.feed(event.rank, event.stream, event.text):
+                        self._keep(record.time, event.rank, event.stream, text)
+                case p.RunEnded():
+                    for rank, stream, text in self._assembler.flush():
+                        self._keep(record.time, rank, stream, text)
+            if self._run is not None:
+                self._run.apply(event, record.time)
+
+    def _begin(self, run: str) -> None:
+        self._run = RunView(run, keep=False)
+        self._assembler = LineAssembler()
+        self._lines.clear()
+        self._count = 0
+
+    def _keep(self, at: float, rank: int, stream: str, text: str) -> None:
+        began = self._run.began if self._run is not None else at
+        self._count += 1
+        self._lines.append((self._count, round(at - began, 3), rank, stream, text[:LINE_CHARACTERS]))
+
+    def _on_reply(self, reply: p.Reply) -> None:
+        with self._lock:
+            match reply:
+                case p.Attached(state=state):
+                    self._state = state
+                case p.Status():
+                    # What changes all the time must not make a session look changed.
+                    self.dirty = self.dirty or self._status is None or _told(self._status) != _told(reply)
+                    self._status = reply
+                case p.Live(events=events):
+                    for event in events:
+                        if self._run is not None:
+                            self._run.apply(event, self._now())
+                    self.dirty = self.dirty or bool(events)
+                case p.Closed():
+                    self.ended = "closed"
+
+    def _on_end(self, error: SessionError) -> None:
+        self.ended = "lost"
+
+
+def _told(status: p.Status) -> tuple[object, ...]:
+    return status.state, status.ranks, status.clients, status.lease_left is None

@@ -1,0 +1,270 @@
+"""The routes of the server extension, on a real Jupyter server with real ranks: what they say, and whom they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tornado.httpclient import HTTPClientError, HTTPResponse
+
+from modal_magic.server.hub import changes
+from modal_magic.session import Resources, Session
+from modal_magic.view.snapshot import RankRow, Snapshot
+from tests.test_imports import loaded_by
+
+pytest_plugins = ["pytest_jupyter.jupyter_server"]
+
+Fetch = Callable[..., Awaitable[HTTPResponse]]
+ROUTES = [
+    ("GET", "sessions"),
+    ("GET", "events"),
+    ("GET", "sessions/served/log"),
+    ("POST", "sessions/served/stacks"),
+    ("POST", "sessions/served/interrupt"),
+    ("POST", "sessions/served/restart"),
+    ("POST", "sessions/served/stop"),
+]
+
+
+@pytest.fixture
+def jp_server_config() -> dict[str, Any]:
+    return {"ServerApp": {"jpserver_extensions": {"modal_magic.server": True}}}
+
+
+@pytest.fixture(scope="module")
+def served(resources: Resources) -> Iterator[Session]:
+    """A session of two ranks that the tests of this module share."""
+    options = {"replicas": 2, "backend": "local", "framework": "none", "session": "served"}
+    with Session(resources=resources, **options) as made:
+        yield made.ready()
+
+
+async def code(request: Awaitable[HTTPResponse]) -> int:
+    """The status of an answer, whatever it is."""
+    try:
+        return (await request).code
+    except HTTPClientError as error:
+        return error.code
+
+
+async def get(fetch: Fetch, *path: str, **params: str) -> Any:
+    return json.loads((await fetch("modal-magic", "api", *path, params=params)).body)
+
+
+async def post(fetch: Fetch, *path: str) -> HTTPResponse:
+    return await fetch("modal-magic", "api", *path, method="POST", body="")
+
+
+async def until(look: Callable[[], Awaitable[Any]]) -> Any:
+    """What `look` gives, once it gives something."""
+    while not (found := await look()):
+        await asyncio.sleep(0.02)
+    return found
+
+
+# ---- whom it refuses -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_without_a_token_nothing_is_said(served: Session, jp_fetch: Fetch, method: str, path: str) -> None:
+    body = "" if method == "POST" else None
+    request = jp_fetch("modal-magic", "api", path, method=method, body=body, headers={"Authorization": ""})
+    assert await code(request) == 403
+    assert not served.closed
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_with_a_wrong_token_nothing_is_said(served: Session, jp_fetch: Fetch, method: str, path: str) -> None:
+    body = "" if method == "POST" else None
+    headers = {"Authorization": "token wrong"}
+    assert await code(jp_fetch("modal-magic", "api", path, method=method, body=body, headers=headers)) == 403
+
+
+@pytest.mark.parametrize("path", [path for method, path in ROUTES if method == "POST"])
+async def test_a_page_of_another_site_cannot_post(
+    served: Session, jp_serverapp: Any, http_server_client: Any, jp_base_url: str, path: str
+) -> None:
+    """A browser that is logged in by its cookie sends that along; what such a page cannot have is the XSRF token."""
+    login = await http_server_client.fetch(
+        f"{jp_base_url}login?token={jp_serverapp.identity_provider.token}", follow_redirects=False, raise_error=False
+    )
+    headers = {"Cookie": "; ".join(cookie.split(";")[0] for cookie in login.headers.get_list("Set-Cookie"))}
+    root = f"{jp_base_url}modal-magic/api"
+    seen = await http_server_client.fetch(f"{root}/sessions", headers=headers)
+    assert seen.code == 200, "the cookie alone is enough to look"
+    assert await code(http_server_client.fetch(f"{root}/{path}", method="POST", body="", headers=headers)) == 403
+    assert not served.closed
+
+
+@pytest.mark.parametrize("name", ["..", "%2e%2e", "a%2Fb", ".hidden", "a" * 65, "<script>"])
+async def test_what_is_no_name_reaches_no_file(served: Session, jp_fetch: Fetch, name: str) -> None:
+    assert await code(jp_fetch("modal-magic", "api", "sessions", name, "log")) in (400, 404)
+
+
+async def test_an_unknown_session_is_not_found(served: Session, jp_fetch: Fetch) -> None:
+    assert await code(jp_fetch("modal-magic", "api", "sessions", "nobody", "log")) == 404
+
+
+async def test_an_interrupt_without_a_run_is_refused(served: Session, jp_fetch: Fetch) -> None:
+    served.run("pass").wait(30)
+    assert await code(post(jp_fetch, "sessions", "served", "interrupt")) == 409
+
+
+# ---- what it says ----------------------------------------------------------------------------------------------------
+
+
+async def test_a_run_is_seen_as_it_goes_on_and_interrupted(served: Session, jp_fetch: Fetch) -> None:
+    source = "import time, modal_magic\nprint('<b>hello')\nfor i in modal_magic.progress(range(9999)): time.sleep(0.01)"
+    run = served.run(source)
+
+    async def moving() -> Any:
+        shot = (await get(jp_fetch, "sessions")).get("served")
+        return shot and all(row["loops"] and row["loops"][0]["step"] > 5 for row in shot["ranks"]) and shot
+
+    shot = await until(moving)
+    assert (shot["run"], shot["run_state"], shot["where"]) == (run.id, "running", "local, 2 ranks")
+    assert [row["last_line"] for row in shot["ranks"]] == ["<b>hello"] * 2
+    log = await get(jp_fetch, "sessions", "served", "log", rank="1")
+    assert [(rank, stream, text) for _, _, rank, stream, text in log["lines"]] == [(1, "stdout", "<b>hello")]
+    stacks = json.loads((await post(jp_fetch, "sessions", "served", "stacks")).body)
+    assert {rank: taken["line"] for rank, taken in stacks.items()} == {"0": 3, "1": 3}
+    assert (await post(jp_fetch, "sessions", "served", "interrupt")).code == 202
+    assert await asyncio.to_thread(run.settled, 10)
+    assert run.status == "interrupted"
+
+    async def over() -> Any:
+        return (await get(jp_fetch, "sessions"))["served"]["run_state"] == "interrupted"
+
+    await until(over)
+
+
+@pytest.fixture
+def stream(
+    served: Session, jp_serverapp: Any, http_server_client: Any, jp_base_url: str
+) -> Iterator[asyncio.Queue[dict[str, Any]]]:
+    """The messages of the stream of changes."""
+    messages: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+    rest = bytearray()
+
+    def take(chunk: bytes) -> None:
+        rest.extend(chunk)
+        *whole, last = bytes(rest).split(b"\n\n")
+        rest[:] = last
+        for message in whole:
+            if message.startswith(b"data: "):
+                messages.put_nowait(json.loads(message[6:]))
+
+    headers = {"Authorization": f"token {jp_serverapp.identity_provider.token}"}
+    request = http_server_client.fetch(
+        f"{jp_base_url}modal-magic/api/events",
+        headers=headers,
+        streaming_callback=take,
+        request_timeout=60,
+        raise_error=False,
+    )
+    yield messages
+    request.cancel()
+
+
+async def test_the_stream_begins_with_everything_and_goes_on_with_changes(
+    served: Session, stream: asyncio.Queue[dict[str, Any]]
+) -> None:
+    first = await asyncio.wait_for(stream.get(), 20)
+    while "served" not in first:
+        first = await asyncio.wait_for(stream.get(), 20)
+    assert len(first["served"]["ranks"]) == 2
+    source = "import time, modal_magic\nfor i in range(100):\n    modal_magic.report(step=i)\n    time.sleep(0.01)"
+    began = asyncio.get_running_loop().time()
+    served.run(source, ranks=[1])
+    count, steps = 0, []
+    while True:
+        message = await asyncio.wait_for(stream.get(), 20)
+        count += 1
+        rows = message.get("served", {}).get("ranks", {})
+        steps += [loop["step"] for loop in (rows["1"]["loops"] if isinstance(rows, dict) and "1" in rows else [])]
+        if message.get("served", {}).get("run_state") == "done":
+            break
+    assert steps == sorted(steps)
+    assert steps[-1] == 99
+    assert count <= 10 * (asyncio.get_running_loop().time() - began) + 2
+
+
+async def test_a_server_that_watches_does_not_keep_the_session(served: Session, jp_fetch: Fetch) -> None:
+    async def there() -> Any:
+        return "served" in await get(jp_fetch, "sessions")
+
+    await until(there)
+    assert served.status().clients == 1
+
+
+async def test_a_session_is_stopped_and_leaves_the_list(resources: Resources, jp_fetch: Fetch) -> None:
+    session = Session(resources=resources, replicas=1, backend="local", framework="none", session="stopped").ready()
+
+    async def there() -> Any:
+        return "stopped" in await get(jp_fetch, "sessions")
+
+    async def gone() -> Any:
+        return not await there()
+
+    await until(there)
+    assert (await post(jp_fetch, "sessions", "stopped", "stop")).code == 202
+    await until(gone)
+    await asyncio.to_thread(session.stop)
+
+
+# ---- without a server ------------------------------------------------------------------------------------------------
+
+
+def row(rank: int, step: int) -> RankRow:
+    return RankRow(rank, rank, 1, "running", float(step), None, 0, (), None, None, (), "")
+
+
+def shot(steps: list[int], state: str = "ready") -> Snapshot:
+    rows = tuple(row(rank, step) for rank, step in enumerate(steps))
+    return Snapshot("s", "local", state, 1.0, "", "", 0, 0.0, None, None, 1, 0.0, None, None, rows)
+
+
+def patched(before: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """What a browser makes of a patch."""
+    after = dict(before)
+    for name, change in patch.items():
+        if change is None:
+            del after[name]
+        elif "session" in change:
+            after[name] = change
+        else:
+            rows = change.get("ranks", {})
+            ranks = [rows.get(str(number), old) for number, old in enumerate(after[name]["ranks"])]
+            after[name] = {**after[name], **change, "ranks": ranks}
+    return after
+
+
+STEPS = st.lists(st.integers(0, 3), min_size=1, max_size=4)
+SHOTS = st.dictionaries(st.sampled_from("abc"), st.builds(shot, STEPS, st.sampled_from(["ready", "running"])))
+
+
+@given(st.lists(SHOTS, max_size=5))
+def test_a_browser_that_applies_changes_has_what_the_server_has(course: list[dict[str, Snapshot]]) -> None:
+    before: dict[str, Snapshot] = {}
+    browser: dict[str, Any] = {}
+    for now in course:
+        browser = patched(browser, json.loads(msgspec.json.encode(changes(before, now))))
+        before = now
+        assert browser == json.loads(msgspec.json.encode(now))
+
+
+def test_what_has_not_changed_is_not_sent() -> None:
+    assert changes({"a": shot([1, 2])}, {"a": shot([1, 2])}) == {}
+    patch = changes({"a": shot([1, 2])}, {"a": shot([1, 3])})
+    assert list(patch["a"]["ranks"]) == ["1"]
+
+
+def test_the_extension_loads_neither_torch_nor_modal_nor_ipython() -> None:
+    statement = "import modal_magic.server.handlers, modal_magic.server.hub"
+    assert loaded_by(statement, "torch", "modal", "IPython", "numpy", "ipykernel.zmqshell") == []
