@@ -91,6 +91,7 @@ class KnownRun:
     """How much of a run has been shown, by whichever client; `ended` is the number of its end's record."""
 
     owner: bytes
+    cell: int
     begun: int
     shown: int
     rest: list[tuple[int, p.Stream, str]] = field(default_factory=list)
@@ -145,7 +146,7 @@ class Clients:
                 return None
             client.taken += 1
             if isinstance(request, p.Run):
-                return request if self._is_new(identity, request.task.run) else None
+                return request if self._is_new(identity, request.task) else None
             return request
         if isinstance(request, p.Shown):
             self._shown(request)
@@ -175,14 +176,14 @@ class Clients:
         told = msgspec.structs.replace(welcome, sequence=client.sent, taken=client.taken, runs=runs)
         client.outbox.appendleft((client.sent, p.encode(told)))
 
-    def _is_new(self, owner: bytes, run: str) -> bool:
-        if run in self._runs:
+    def _is_new(self, owner: bytes, task: p.Execute) -> bool:
+        if task.run in self._runs:
             return False
         if len(self._runs) >= RUNS:
             oldest = next(iter(self._runs))
             del self._runs[next((run for run, known in self._runs.items() if known.ended), oldest)]
         newest = self._log.newest
-        self._runs[run] = KnownRun(owner, newest, newest)
+        self._runs[task.run] = KnownRun(owner, task.cell, newest, newest)
         return True
 
     def _shown(self, shown: p.Shown) -> None:
@@ -199,15 +200,23 @@ class Clients:
         if run in self._runs:
             self._runs[run].ended = self._log.newest
 
+    def _is_there(self, identity: bytes) -> bool:
+        client = self._present.get(identity)
+        return client is not None and client.reachable
+
     def _to_tell(self, identity: bytes, going: Collection[str]) -> list[p.RunKnown]:
         """The runs of which a new client must hear: those that go on, and those that ended when nobody was there."""
         unseen = [
             run
             for run, known in self._runs.items()
-            if known.shown < known.ended and (known.owner == identity or known.owner not in self._present)
+            if known.shown < known.ended and (known.owner == identity or not self._is_there(known.owner))
         ]
         chosen = {*unseen[-UNSEEN:], *going}
-        return [p.RunKnown(run, known.shown, known.rest) for run, known in self._runs.items() if run in chosen]
+        return [
+            p.RunKnown(run, known.cell, known.ended > 0, known.shown, known.rest)
+            for run, known in self._runs.items()
+            if run in chosen
+        ]
 
     # -- what goes out
 

@@ -17,6 +17,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from modal_magic import config, registry
+from modal_magic.attaching import notebook_of, refuse_for, show_missed, to_return_to
 from modal_magic.errors import CellSyntaxError, GatewayLost, ModalMagicError, SessionError, SessionGone, UsageError
 from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Options, differences, resolve
 from modal_magic.protocol import Retries
@@ -110,6 +111,23 @@ class ModalMagics(Magics):
         run.check()
 
     @line_magic
+    @options_of("modal_attach")
+    def modal_attach(self, line: str) -> None:
+        """Bring a session back, as after a restart of the kernel, and show what was missed of its runs.
+
+        Without a name it is that of this notebook, or the only one that no kernel is attached to. A run that goes on is
+        shown until its end; an interrupt of this cell interrupts it.
+        """
+        given = parse_line(line, TABLES["modal_attach"], POSITIONALS["modal_attach"])
+        name = str(given.get("session") or to_return_to(self.resources, notebook_of(self.host)))
+        self.let_go(name)
+        session = self.find(name)
+        self.current = name
+        self.say(f"{name}: {session.state}, {session.shape}")
+        show_missed(session, in_jupyter(self.host))
+        self.tell_notices(session)
+
+    @line_magic
     @options_of("modal_status")
     def modal_status(self, line: str) -> None:
         """Show a session, or all that this user has on this machine."""
@@ -176,6 +194,8 @@ class ModalMagics(Magics):
     def get_session(self, given: Mapping[str, object]) -> Session:
         """The session that a line means: an existing one of the right shape, or a new one."""
         name = given.get("session") or self.current
+        if name is None and not SHAPE & given.keys():
+            refuse_for(self.resources, notebook_of(self.host))
         known = self.sessions.get(name) if isinstance(name, str) else None
         session = self.living(name) if isinstance(name, str) else None
         if session is None:
@@ -230,7 +250,7 @@ class ModalMagics(Magics):
         others = registry.names()
         session = Session.start(self.resources, options, notebook_of(self.host))
         if others:  # it may be that one of these was meant
-            there = f"--session NAME goes to one that is there: {', '.join(others)}"
+            there = f"%modal_attach NAME goes to one that is there: {', '.join(others)}"
             print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
         self.sessions[session.name] = session
         self.current = session.name
@@ -243,6 +263,13 @@ class ModalMagics(Magics):
             self.sessions.pop(name, None)
             session = self.sessions[name] = Session.attach(name, self.resources)
         return session
+
+    def let_go(self, name: str) -> None:
+        """Let go of a session that this kernel waits for nothing of, so that it is told anew what goes on there."""
+        session = self.sessions.get(name)
+        if session is not None and session.idle and not session.unseen():
+            session.detach()
+            del self.sessions[name]
 
     def existing(self, given: Mapping[str, object]) -> Session:
         """The session that a line names, or the current one. Raises UsageError where there is none."""
@@ -310,11 +337,6 @@ def retries_of(options: Options) -> Retries:
 def in_jupyter(shell: InteractiveShell) -> bool:
     """Whether output goes through a Jupyter server, which drops what comes too fast."""
     return hasattr(shell, "kernel")
-
-
-def notebook_of(shell: InteractiveShell) -> str:
-    """The file of the notebook that this shell belongs to, as far as its server or VS Code says it; else empty."""
-    return os.environ.get("JPY_SESSION_NAME") or str(shell.user_ns.get("__vsc_ipynb_file__", ""))
 
 
 def check_cell(shell: InteractiveShell, cell: str) -> None:

@@ -17,8 +17,8 @@ from modal_magic.errors import UsageError
 from modal_magic.reading import Option, Scope, format_line
 
 __all__ = [
-    "INTERRUPT_OPTIONS", "LOGS_OPTIONS", "OPTIONS", "POSITIONALS", "RESTART_OPTIONS", "SESSION", "STATUS_OPTIONS",
-    "STOP_OPTIONS", "TABLES", "Options", "Shape", "differences", "docs_table", "resolve",
+    "ATTACH_OPTIONS", "INTERRUPT_OPTIONS", "LOGS_OPTIONS", "OPTIONS", "POSITIONALS", "RESTART_OPTIONS", "SESSION",
+    "STATUS_OPTIONS", "STOP_OPTIONS", "TABLES", "Options", "Shape", "differences", "docs_table", "resolve",
 ]  # fmt: skip
 
 
@@ -176,6 +176,7 @@ SESSION = next(option for option in OPTIONS if option.name == "session")
 STATUS_OPTIONS = (SESSION,)
 RESTART_OPTIONS = (SESSION,)
 INTERRUPT_OPTIONS = (SESSION,)
+ATTACH_OPTIONS = (SESSION,)
 LOGS_OPTIONS = (
     Option(
         name="rank", short="--ranks", help="show the log of these ranks only", parse=v.ranks, write=v.write_ranks,
@@ -195,6 +196,7 @@ STOP_OPTIONS = (Option(name="all", help="stop every session", parse=v.switch, de
 TABLES: Mapping[str, tuple[Option, ...]] = MappingProxyType(
     {
         "modal_distributed": OPTIONS,
+        "modal_attach": ATTACH_OPTIONS,
         "modal_status": STATUS_OPTIONS,
         "modal_logs": LOGS_OPTIONS,
         "modal_interrupt": INTERRUPT_OPTIONS,
@@ -204,7 +206,7 @@ TABLES: Mapping[str, tuple[Option, ...]] = MappingProxyType(
 )
 """The options of each magic, by its name without %."""
 
-POSITIONALS: Mapping[str, str] = MappingProxyType({"modal_stop": "session"})
+POSITIONALS: Mapping[str, str] = MappingProxyType({"modal_attach": "session", "modal_stop": "session"})
 """The option that a magic also takes as a bare word: `%modal_stop train-1`."""
 
 # ---- what the values come to -----------------------------------------------------------------------------------------

@@ -97,11 +97,13 @@ class RankStatus(Part):
 class RunKnown(Part):
     """A run whose end no client has shown yet, or that goes on.
 
-    `shown` is the number of the newest record that a client has shown of it, and `rest` the unfinished lines that this
-    client held then: rank, stream, text.
+    `cell` is the notebook's execution count. `shown` is the number of the newest record that a client has shown of it,
+    and `rest` the unfinished lines that this client held then: rank, stream, text.
     """
 
     run: str
+    cell: int
+    ended: bool
     shown: int
     rest: list[tuple[int, Stream, str]]
 

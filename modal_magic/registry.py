@@ -10,7 +10,6 @@ import shutil
 import stat
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import msgspec
@@ -22,10 +21,6 @@ __all__ = [
     "Connection", "birth", "claim", "folder_of", "forget", "gateway_lives", "names", "publish", "read",
     "runtime_folder",
 ]  # fmt: skip
-
-
-STARTING_SECONDS = 90.0
-"""A session's folder without a connection file belongs to one that is starting, if it is not older than this."""
 
 
 BIRTH_SECONDS = 1.0
@@ -109,21 +104,27 @@ def gateway_lives(connection: Connection) -> bool | None:
 
 
 def _is_free(folder: Path) -> bool:
-    """Whether the folder of a session is what one has left that is dead, or that was never started."""
+    """Whether the folder of a session is only what one has left that is dead, or that was never started."""
     try:
         if (folder / "connection.json").exists():
             return gateway_lives(read(folder.name)) is False
-        if (folder / "claim.json").exists():
-            claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
-            return not _lives(claim.pid, claim.born)
-        return time.time() - folder.stat().st_mtime > STARTING_SECONDS
+        claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
+        return not _lives(claim.pid, claim.born)
+    except FileNotFoundError:
+        return True
     except (OSError, SessionError, UsageError, msgspec.MsgspecError):
         return False
 
 
 def _make(folder: Path) -> None:
-    folder.mkdir(mode=0o700)
-    (folder / "claim.json").write_bytes(msgspec.json.encode(Claim(os.getpid(), birth(os.getpid()) or 0.0)))
+    """Make the folder of a session with the claim in it, in one step. Raises FileExistsError where there is one."""
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".claim-"))  # mkdtemp makes it 0700
+    try:
+        (temporary / "claim.json").write_bytes(msgspec.json.encode(Claim(os.getpid(), birth(os.getpid()) or 0.0)))
+        temporary.rename(folder)
+    except OSError:
+        shutil.rmtree(temporary)
+        raise FileExistsError(folder) from None
 
 
 def claim(session: str | None) -> str:

@@ -30,7 +30,8 @@ class Run:
         self._over = threading.Event()
         self._lost: SessionError | None = None
         self._newest = self._told = self._shown = 0
-        self.interrupting = False
+        self.interrupting = self.was_taken = False
+        self.cell, self.old = 0, False  # of a run that this client found: its execution count, and whether it had ended
 
     @property
     def id(self) -> str:
@@ -104,6 +105,7 @@ class Run:
 
     def taken(self) -> None:
         """Whoever asked for the run has its end: no other kernel needs to show it."""
+        self.was_taken = True
         if self._newest > self._shown:
             self._shown = self._newest
             self.session.tell_shown(p.Shown(self.id, self._newest, []))

@@ -166,9 +166,14 @@ class Session:
     def unseen(self) -> list[Run]:
         """The runs of others, oldest first, that went on when this client attached, or whose end nobody had shown.
 
-        Of their output they have what no other client had shown.
+        Of their output they have what no other client had shown. One whose end was taken here is no longer among them.
         """
-        return list(self._unseen)
+        return [run for run in self._unseen if not run.was_taken]
+
+    @property
+    def idle(self) -> bool:
+        """Whether no run of this client goes on."""
+        return not self._runs
 
     def ready(self, seconds: float = 120.0) -> Self:
         """Wait until the ranks are up, and return the session.
@@ -378,6 +383,7 @@ class Session:
                 self._take_state(reply.state)
                 for known in reply.runs:
                     self._runs[known.run] = run = Run(self, known.run)
+                    run.cell, run.old = known.cell, known.ended
                     for rank, stream, text in known.rest:
                         run.take(p.Output(rank, known.run, stream, text), self.now())
                     self._unseen.append(run)

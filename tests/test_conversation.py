@@ -265,7 +265,7 @@ def test_a_new_client_is_sent_what_was_not_shown_of_a_run_that_goes_on(bench: Be
     bench.ticks(0.2)
     bench.say("missed")
     welcome = come(bench)
-    assert welcome.runs == [p.RunKnown("a", 2, [(0, "stderr", "half a li")])]
+    assert welcome.runs == [p.RunKnown("a", 1, False, 2, [(0, "stderr", "half a li")])]
     bench.say("live")
     ended(bench, "a")
     bench.ticks(0.2)

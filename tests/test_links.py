@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import resource
 import socket
 import stat
 
@@ -11,6 +13,7 @@ import zmq
 
 from modal_magic import Session, registry
 from modal_magic import protocol as p
+from modal_magic.errors import RankFailed
 from modal_magic.link import Keys, connect, make_keys
 from modal_magic.session import Resources
 
@@ -43,7 +46,7 @@ def test_the_connection_file_is_for_its_owner_alone(open_session: Session) -> No
 
 def test_a_client_without_the_key_is_not_admitted(open_session: Session) -> None:
     with zmq.Context() as context, dealer(context, open_session, make_keys()) as stranger:
-        stranger.send(p.encode(p.Attach(p.VERSION, "stranger", 0)))
+        stranger.send(p.encode(p.Attach(p.VERSION, "stranger", None)))
         stranger.send(p.encode(p.Run(p.Execute("x", "import os; os._exit(1)", 1, 1), None, None)))
         assert works(open_session)
         assert not stranger.poll(500)
@@ -99,4 +102,124 @@ def test_a_second_client_sees_what_was_printed_before_it_came(open_session: Sess
         assert works(second)
     finally:
         second.detach()
+    assert works(open_session)
+
+
+# ---- hostile input ---------------------------------------------------------------------------------------------------
+
+
+def admitted(context: zmq.Context[zmq.Socket[bytes]], session: Session, name: str) -> zmq.Socket[bytes]:
+    """A client's socket of our own making that has the key and is attached."""
+    found = session.connection
+    keys = Keys(found.public_key, found.secret_key)
+    made = connect(context, found.host, found.port, found.gateway_key, keys, name.encode(), patient=True)
+    made.send(p.encode(p.Attach(p.VERSION, name, None)))
+    assert made.poll(5000)
+    return made
+
+
+def heard(dealer: zmq.Socket[bytes], kind: type[p.Message]) -> p.Message:
+    """The next message of a kind that comes."""
+    while True:
+        assert dealer.poll(10_000), f"no {kind.__name__} came"
+        frames = dealer.recv_multipart()
+        if len(frames) == 1 and isinstance(reply := p.decode_reply(frames[0]), kind):
+            return reply
+
+
+def test_requests_that_are_replayed_and_reordered_are_carried_out_once_in_order(open_session: Session) -> None:
+    open_session.run("order = []").wait(30)
+    chance = random.Random(5)
+    frames = [
+        p.numbered(number, p.Run(p.Execute(f"replay-{number}", f"order.append({number})", 0, 1), None, None))
+        for number in range(1, 11)
+    ]
+    with zmq.Context() as context, admitted(context, open_session, "replayer") as dealer:
+        for _ in range(60):
+            dealer.send_multipart(chance.choice(frames))
+        for _ in range(2):
+            for each in frames:
+                dealer.send_multipart(each)
+        dealer.send_multipart(p.numbered(11, p.AskStatus("all there")))
+        heard(dealer, p.Status)
+        run = open_session.run("order").wait(30)
+        assert {run.ranks[rank].result for rank in EVERY} == {str(list(range(1, 11)))}
+        dealer.send(p.encode(p.Detach()))
+
+
+def test_a_request_without_its_number_or_of_one_that_left_is_not_carried_out(open_session: Session) -> None:
+    deadly = p.Run(p.Execute("deadly", "import os; os._exit(1)", 0, 1), None, None)
+    with zmq.Context() as context, admitted(context, open_session, "left") as dealer:
+        dealer.send(p.encode(deadly))
+        dealer.send_multipart([b"1", p.encode(deadly)])
+        dealer.send_multipart([b"", b"", p.encode(deadly)])
+        dealer.send_multipart(p.numbered(2**64 - 1, deadly))
+        dealer.send(p.encode(p.Detach()))
+        dealer.send_multipart(p.numbered(1, deadly))
+        heard(dealer, p.Refused)
+        assert works(open_session)
+
+
+def test_mutated_messages_of_an_attached_client_change_nothing(open_session: Session) -> None:
+    noise = random.Random(7)
+    harmless = [  # a mutated request is one that its sender may make: none of these may stop the session by right
+        p.Beat(),
+        p.Shown("nothing", 5, [(0, "stdout", "text")]),
+        p.AskLog("r", None, [1], -5),
+        p.AskStack("r"),
+        p.InterruptRun("nothing"),
+        p.Restart("r", [99]),
+        p.Attach(p.VERSION, "mutant", -3, 2**63),
+        p.Run(p.Execute("mutant", "", -1, -1), [7, -7], -1),
+    ]
+    with zmq.Context() as context, admitted(context, open_session, "mutant") as dealer:
+        for number in range(2000):
+            data = bytearray(p.encode(noise.choice(harmless)))
+            for _ in range(noise.randrange(4)):
+                data[noise.randrange(len(data))] = noise.randrange(256)
+            head = [noise.randbytes(noise.randrange(10))] if noise.random() < 0.3 else []
+            count = [number.to_bytes(8, "big")] if noise.random() < 0.5 else []
+            dealer.send_multipart([*head, *count, bytes(data)])
+        assert works(open_session)
+    assert works(open_session)
+
+
+def test_a_thousand_connections_leave_the_session_at_work(open_session: Session) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 4096)), hard))
+    found = open_session.connection
+    plain = [socket.create_connection((found.host, found.port), timeout=5) for _ in range(1000)]
+    try:
+        assert works(open_session)
+        for one in plain[::2]:
+            one.close()
+        with zmq.Context() as context:
+            strangers = [dealer(context, open_session, make_keys()) for _ in range(20)]
+            for stranger in strangers:
+                stranger.send(p.encode(p.Attach(p.VERSION, "stranger", None)))
+            assert works(open_session)
+            assert open_session.status().clients == 1
+            for stranger in strangers:
+                stranger.close()
+        with contextlib.closing(Resources()) as others:
+            assert works(Session.attach(open_session.name, others))  # there is still room for one who may come in
+    finally:
+        for one in plain:
+            one.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_rank_that_writes_noise_to_its_agent_costs_only_itself(open_session: Session) -> None:
+    with pytest.raises(RankFailed, match="rank 1"):
+        open_session.run(
+            "import os, random, socket, stat\n"
+            "if rank == 1:\n"
+            "    for name in os.listdir('/proc/self/fd'):\n"
+            "        try:\n"
+            "            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):\n"
+            "                os.write(int(name), random.Random(3).randbytes(100_000))\n"
+            "        except OSError:\n"
+            "            pass\n"
+            "import time; time.sleep(20)"
+        ).wait(60)
     assert works(open_session)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -255,7 +257,6 @@ def test_what_a_session_that_died_has_left_is_cleared_away() -> None:
     path = registry.folder_of("train")
     path.mkdir(mode=0o700)
     (path / "events.log").write_text("old")
-    os.utime(path, (0, 0))
     assert registry.claim("train") == "train"
     assert not (path / "events.log").exists()
 
@@ -266,6 +267,39 @@ def test_a_session_that_is_just_starting_is_not_cleared_away() -> None:
     with pytest.raises(UsageError, match="there is a session 'train' already"):
         registry.claim("train")
     assert (registry.folder_of("train") / "events.log").exists()
+
+
+def ended_process() -> tuple[int, float]:
+    """The number and the birth of a process that is no more."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        born = registry.birth(process.pid)
+    assert born is not None
+    return process.pid, born
+
+
+def test_the_name_of_a_session_is_free_when_its_gateway_is_dead() -> None:
+    published()
+    pid, born = ended_process()
+    registry.publish(msgspec.structs.replace(connection(), pid=pid, born=born))
+    assert registry.gateway_lives(registry.read("train")) is False
+    assert registry.claim("train") == "train"
+
+
+def test_another_process_with_the_number_of_a_dead_gateway_is_not_taken_for_it() -> None:
+    found = msgspec.structs.replace(connection(), born=connection().born - 3600)
+    assert registry.gateway_lives(found) is False
+    assert registry.gateway_lives(connection()) is True
+
+
+def test_of_a_gateway_on_another_machine_nobody_says_that_it_is_dead() -> None:
+    assert registry.gateway_lives(msgspec.structs.replace(connection(), born=0.0)) is None
+
+
+def test_the_claim_of_a_kernel_that_died_before_its_session_started_is_void() -> None:
+    registry.claim("train")
+    pid, born = ended_process()
+    (registry.folder_of("train") / "claim.json").write_bytes(msgspec.json.encode(registry.Claim(pid, born)))
+    assert registry.claim("train") == "train"
 
 
 def race(claim: Callable[[], str]) -> list[str | type[BaseException]]:

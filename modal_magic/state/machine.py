@@ -55,6 +55,7 @@ class Machine:
         self.meeting: Meeting | None = None
         self.active: ActiveRun | None = None
         self.queue: deque[tuple[bytes, p.Run]] = deque()
+        self.places: dict[str, int] = {}
         self.retrying = ""
         self.restarts: list[tuple[bytes, str]] = []
         self.restarting: set[int] = set()
@@ -282,6 +283,7 @@ class Machine:
             self.queue.append((client, request))
             position = len(self.queue) - 1 + (self.active is not None)
             if position or self.state not in (S.READY, S.DEGRADED):
+                self.places[name] = position
                 self._do(Log(p.RunQueued(name, position)))
 
     def _asked_interrupt(self, name: str) -> None:
@@ -369,6 +371,7 @@ class Machine:
             self._revive()
             self._open()
             self._start_next()
+        self._tell_places()
         busy = self.active is not None or bool(self.queue)
         self._do(*self.lease.settle(self.clients > 0, busy, self.state is not S.LAUNCHING))
 
@@ -448,6 +451,15 @@ class Machine:
         self._do(SetTimer("group", None))
         self._do(*(Answer(client, p.Done(request)) for client, request in self.restarts))
         self.restarts.clear()
+
+    def _tell_places(self) -> None:
+        """Say where those that wait are now, as others before them have gone."""
+        before, self.places = self.places, {}
+        for index, (_, request) in enumerate(self.queue):
+            name, position = request.task.run, index + (self.active is not None)
+            self.places[name] = position
+            if name in before and before[name] != position and self.retrying != name:
+                self._do(Log(p.RunQueued(name, position)))
 
     def _start_next(self) -> None:
         while self.queue and self.active is None and not self.retrying and self.state in (S.READY, S.DEGRADED):

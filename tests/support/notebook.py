@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,10 +95,10 @@ class Notebook:
 
 
 @contextmanager
-def notebook() -> Iterator[Notebook]:
-    """A fresh kernel, shut down at the end as a notebook's menu would."""
+def notebook(file: str = "") -> Iterator[Notebook]:
+    """A fresh kernel, shut down at the end as a notebook's menu would. `file` is the notebook that its server names."""
     manager = KernelManager(kernel_name="python3", transport="ipc")
-    manager.start_kernel()
+    manager.start_kernel(env={**os.environ, "JPY_SESSION_NAME": file})
     client = manager.blocking_client()
     client.start_channels()
     try:

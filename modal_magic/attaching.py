@@ -1,0 +1,109 @@
+"""Coming back to a session: which one a notebook means, and what it has missed there."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from modal_magic import registry
+from modal_magic.errors import RunError, SessionError, UsageError
+from modal_magic.run import Run
+from modal_magic.session import Resources, Session
+from modal_magic.view.console import follow
+from modal_magic.view.text import TextView
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+__all__ = ["notebook_of", "refuse_for", "show_missed", "to_return_to"]
+
+
+def notebook_of(shell: InteractiveShell) -> str:
+    """The file of the notebook that this shell belongs to, as far as its server or VS Code says it; else empty."""
+    return os.environ.get("JPY_SESSION_NAME") or str(shell.user_ns.get("__vsc_ipynb_file__", ""))
+
+
+def living() -> list[registry.Connection]:
+    """The sessions of this user whose gateway is not known to be gone, by name."""
+    found = []
+    for name in registry.names():
+        try:
+            connection = registry.read(name)
+        except (SessionError, UsageError):
+            continue
+        if registry.gateway_lives(connection) is not False:
+            found.append(connection)
+    return found
+
+
+def is_deserted(name: str, resources: Resources) -> bool:
+    """Whether no kernel is attached to a session. Asking takes some milliseconds."""
+    try:
+        session = Session.attach(name, resources)
+    except (SessionError, UsageError):
+        return False
+    try:
+        return session.status().clients == 1  # this one
+    except SessionError:
+        return False
+    finally:
+        session.detach()
+
+
+def refuse_for(resources: Resources, notebook: str) -> None:
+    """Refuse to start a session for a line that names none, where this notebook has left one behind.
+
+    Whether its user means the ranks with their variables or fresh ones only the user can say. Raises UsageError with
+    both ways.
+    """
+    for connection in living() if notebook else []:
+        if connection.notebook == notebook and is_deserted(connection.session, resources):
+            raise UsageError(
+                f"session {connection.session!r} of this notebook is still up, with its variables and no kernel: "
+                f"%modal_attach {connection.session} brings it back, --session NEW starts another"
+            )
+
+
+def to_return_to(resources: Resources, notebook: str) -> str:
+    """The session that `%modal_attach` without a name means: the notebook's own, else the one without a kernel.
+
+    Raises UsageError where there is none, or more than one.
+    """
+    sessions = living()
+    own = [found.session for found in sessions if notebook and found.notebook == notebook]
+    names = own or [found.session for found in sessions]
+    if len(names) > 1:
+        names = [name for name in names if is_deserted(name, resources)] or names
+    if not names:
+        raise UsageError("there is no session to attach to: %%modal_distributed starts one")
+    if len(names) > 1:
+        raise UsageError(f"there are {len(names)} sessions, name one of them: {', '.join(names)}")
+    return names[0]
+
+
+def show_missed(session: Session, paced: bool) -> None:
+    """Show what nobody has seen of the session's runs, and those that go on until their end.
+
+    Raises what the last of them ended with; how the others failed is shown.
+    """
+    missed = session.unseen()
+    for run in missed:
+        _show(run, paced)
+        try:
+            run.check()
+        except RunError as error:
+            if run is missed[-1]:
+                raise
+            print("\n".join(error._render_traceback_()), file=sys.stderr, flush=True)
+    if not missed:
+        print("nothing was missed: no run goes on, and the last one was seen to its end", flush=True)
+
+
+def _show(run: Run, paced: bool) -> None:
+    cell = f" of In[{run.cell}]" if run.cell else ""
+    if run.old:
+        print(f"The run{cell} has ended since. What nobody has seen of it:", flush=True)
+    else:
+        print(f"The run{cell} goes on; an interrupt interrupts it. What nobody has seen of it:", flush=True)
+    follow(run, TextView(run.session.world_size), paced=paced, limited=True)

@@ -1,0 +1,321 @@
+"""A session outlives its kernels: what another one is shown of it, who may interrupt, and gateways that fall silent."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modal_magic import Session, registry
+from modal_magic import protocol as p
+from modal_magic.errors import GatewayBusy, GatewayLost, RankFailed, RunInterrupted, SessionError, UsageError
+from modal_magic.run import Run
+from modal_magic.session import Resources
+from tests.support.notebook import Notebook, notebook
+
+IN_TWO_PARTS = """\
+import pathlib, time
+for number in range(20):
+    print("line", number)
+print("half", end="", flush=True)
+while not pathlib.Path({path!r}).exists():
+    time.sleep(0.02)
+print(" a line")
+for number in range(20, 40):
+    print("line", number)
+"""
+"""Prints, waits for a file, and prints the rest."""
+FIRST, REST = [f"line {number}" for number in range(20)], [f"line {number}" for number in range(20, 40)]
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for something that no message tells."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to be"
+        time.sleep(0.02)
+
+
+def of_rank(text: str, rank: int) -> list[str]:
+    """The lines that a notebook shows of a rank."""
+    label = f"[rank {rank}] "
+    return [line.removeprefix(label) for line in text.splitlines() if line.startswith(label)]
+
+
+def unseen(name: str) -> Run:
+    """The one run that a new client is told of."""
+    with resources_of_its_own() as other:
+        session = Session.attach(name, other)
+        [run] = session.unseen()
+        return run
+
+
+@contextmanager
+def resources_of_its_own() -> Iterator[Resources]:
+    """Resources of a client of its own."""
+    made = Resources()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def kill(book: Notebook) -> None:
+    """End a kernel as a crash would."""
+    pid = int(book.manager.provisioner.pid)  # type: ignore[union-attr]
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+
+
+@contextmanager
+def held(pid: int) -> Iterator[None]:
+    """A process that is stopped for a while."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def plain(resources: Resources, nothing_left: None) -> Iterator[Session]:
+    """A session of two ranks without a process group."""
+    with Session(resources=resources, replicas=2, backend="local", framework="none") as session:
+        yield session.ready()
+
+
+# ---- kernels ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.kernel
+def test_another_kernel_is_shown_what_the_first_one_missed_once_and_in_order(
+    tmp_path: Path, resources: Resources, nothing_left: None
+) -> None:
+    go = tmp_path / "go"
+    file = str(tmp_path / "a.ipynb")
+    with notebook(file) as first:
+        first.run("%load_ext modal_magic")
+        first.run("%modal_distributed --replicas 2 --backend local --framework none")
+        sent = first.send("%%modal_distributed\nkept = rank\n" + IN_TWO_PARTS.format(path=str(go)))
+        shown = first.wait_for(sent, "[rank 0] line 19", time.monotonic()).stdout
+        while "[rank 1] line 19" not in shown:
+            shown += first.wait_for(sent, "line 19", time.monotonic()).stdout
+        assert of_rank(shown, 0) == of_rank(shown, 1) == FIRST
+        name = registry.names()[-1]
+        watching = Session.attach(name, resources)
+        until(lambda: all(rank.output == "half" for rank in unseen(name).ranks.values()))
+        kill(first)
+    until(lambda: watching.status().clients == 1)
+    watching.detach()
+    with notebook(file) as second:
+        second.run("%load_ext modal_magic")
+        refused = second.run("%%modal_distributed\nprint('not here')")
+        assert refused.error_name == "UsageError"
+        assert f"%modal_attach {name} brings it back" in refused.error
+        sent = second.send("%modal_attach")
+        second.wait_for(sent, "goes on", time.monotonic())
+        go.touch()
+        shown = second.collect(sent, time.monotonic())
+        assert of_rank(shown.stdout, 0) == of_rank(shown.stdout, 1) == ["half a line", *REST]
+        assert second.run("%%modal_distributed\nkept").lines == ["[rank 0] 0", "[rank 1] 1"]
+        assert "nothing was missed" in second.run("%modal_attach").stdout
+        second.run("%modal_stop")
+
+
+@pytest.mark.kernel
+def test_what_ended_while_no_kernel_was_there_is_shown_with_its_failure(
+    tmp_path: Path, resources: Resources, nothing_left: None
+) -> None:
+    go = tmp_path / "go"
+    source = IN_TWO_PARTS.format(path=str(go)) + "\nif rank == 1:\n    raise ValueError('at the end')\n"
+    with notebook() as first:
+        first.run("%load_ext modal_magic")
+        first.run("%modal_distributed --replicas 2 --backend local --framework none --session night")
+        sent = first.send("%%modal_distributed\n" + source)
+        first.wait_for(sent, "line 19", time.monotonic())
+        kill(first)
+    watching = Session.attach("night", resources)
+    [run] = watching.unseen()
+    go.touch()
+    assert run.settled(20)
+    watching.detach()
+    with notebook() as second:
+        second.run("%load_ext modal_magic")
+        shown = second.run("%modal_attach night")
+        assert "The run of In[3] has ended since" in shown.stdout
+        assert of_rank(shown.stdout, 0)[-20:] == REST
+        assert shown.error_name == "RankFailed" and "rank 1 raised ValueError: at the end" in shown.error
+        assert "if rank == 1:" in shown.traceback
+        assert second.run("%%modal_distributed\nnumber").lines == ["[rank 0] 39", "[rank 1] 39"]
+        second.run("%modal_stop")
+
+
+@pytest.mark.kernel
+def test_two_kernels_share_a_session_and_each_may_interrupt(resources: Resources, nothing_left: None) -> None:
+    forever = "import time\nprint('begun')\nwhile True:\n    time.sleep(0.05)"
+    with notebook() as first, notebook() as second:
+        first.run("%load_ext modal_magic")
+        second.run("%load_ext modal_magic")
+        first.run("%modal_distributed --replicas 2 --backend local --framework none --session shared")
+        began = time.monotonic()
+        running = first.send(f"%%modal_distributed\n{forever}")
+        first.wait_for(running, "begun", began)
+        waiting = second.send("%%modal_distributed --session shared\nprint('mine')")
+        second.wait_for(waiting, "waiting for 1 run of this session", time.monotonic())
+        second.manager.interrupt_kernel()
+        left = second.collect(waiting, time.monotonic())
+        assert left.error_name == "RunInterrupted" and "mine" not in left.stdout
+        assert "kept on all ranks" in left.error
+        assert "1 kernel" not in (status := second.run("%modal_status shared --session shared").stdout) or status
+        second.run("%modal_interrupt")
+        assert first.collect(running, began).error_name == "RunInterrupted"
+        assert second.run("%%modal_distributed\nrank").lines == ["[rank 0] 0", "[rank 1] 1"]
+        kill(first)
+        until(lambda: "1 kernel attached" in second.run("%modal_status").stdout, 3.0)
+        second.run("%modal_stop")
+
+
+@pytest.mark.kernel
+def test_a_kernel_that_was_stopped_for_long_goes_on_where_it_was(resources: Resources, nothing_left: None) -> None:
+    source = "import time\nfor number in range(60):\n    print('line', number)\n    time.sleep(0.1)"
+    with notebook() as book:
+        book.run("%load_ext modal_magic")
+        pid = int(book.run("import os; print(os.getpid())").stdout)
+        book.run("%modal_distributed --replicas 2 --backend local --framework none")
+        began = time.monotonic()
+        sent = book.send(f"%%modal_distributed\n{source}")
+        before = book.wait_for(sent, "line 3", began).stdout
+        with held(pid):
+            threading.Event().wait(4.5)  # longer than a gateway waits for a client
+        shown = before + book.collect(sent, began).stdout
+        assert of_rank(shown, 0) == of_rank(shown, 1) == [f"line {number}" for number in range(60)]
+        book.run("%modal_stop")
+
+
+# ---- gateways that fall silent ---------------------------------------------------------------------------------------
+
+
+def test_a_gateway_that_was_stopped_loses_nothing_and_nobody(plain: Session) -> None:
+    run = plain.run("import time\nfor number in range(40):\n    print('line', number)\n    time.sleep(0.1)")
+    until(lambda: len(run.ranks) == 2 and all(rank.output for rank in run.ranks.values()))
+    with held(plain.connection.pid):
+        threading.Event().wait(5.0)  # all have been silent for longer than anybody waits
+    run.wait(30)
+    for rank in (0, 1):
+        assert run.ranks[rank].output.splitlines() == [f"line {number}" for number in range(40)]
+    assert plain.run("rank").wait(10).ranks[1].result == "1"
+
+
+def test_an_interrupt_gives_control_back_though_the_gateway_does_not_answer(plain: Session) -> None:
+    run = plain.run("import time\nprint('begun')\ntime.sleep(1000)")
+    until(lambda: len(run.ranks) == 2 and all(rank.output for rank in run.ranks.values()))
+    with held(plain.connection.pid):
+        run.interrupt()
+        with pytest.raises(GatewayBusy, match="does not answer, though its process"):
+            run.wait(5)
+        assert plain.name in registry.names()
+        with pytest.raises(GatewayBusy):
+            Session.attach(plain.name)
+        assert plain.name in registry.names()
+    assert plain.run("rank").wait(20).ranks[1].result == "1"  # the other was interrupted when the gateway could
+
+
+def test_a_killed_gateway_gives_control_back_and_frees_the_name(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, session="again", backend="local", framework="none").ready()
+    run = session.run("import time; time.sleep(1000)")
+    os.kill(session.connection.pid, signal.SIGKILL)
+    began = time.monotonic()
+    with pytest.raises(GatewayLost, match="is gone"):
+        run.wait(10)
+    assert time.monotonic() - began < 2.5
+    with Session(resources=resources, session="again", backend="local", framework="none") as other:
+        assert other.run("rank").wait(20).ranks[0].result == "0"
+
+
+def test_what_is_left_of_a_dead_session_is_known_at_once(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, session="dead", backend="local", framework="none").ready()
+    zygote = psutil.Process(session.connection.pid).parent()
+    assert zygote is not None
+    for process in (zygote, *zygote.children(recursive=True)):  # nobody is left who could tidy
+        process.kill()
+    until(lambda: session.closed)
+    began = time.monotonic()
+    with pytest.raises(GatewayLost):
+        Session.attach("dead", resources)
+    assert time.monotonic() - began < 2
+    assert "dead" not in registry.names()
+
+
+# ---- clients ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_another_client_found_fails_there_too(plain: Session, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    run = plain.run(IN_TWO_PARTS.format(path=str(go)) + "\n1 / rank")
+    until(lambda: len(run.ranks) == 2 and all("half" in rank.output for rank in run.ranks.values()))
+    with resources_of_its_own() as other:
+        session = Session.attach(plain.name, other)
+        [found] = session.unseen()
+        go.touch()
+        for one in (run, found):
+            with pytest.raises(RankFailed, match="rank 0 raised ZeroDivisionError"):
+                one.wait(20)
+        assert found.ranks[0].output == run.ranks[0].output
+        assert session.unseen() == []
+    with resources_of_its_own() as third:
+        assert Session.attach(plain.name, third).unseen() == []
+
+
+def test_any_client_may_interrupt_a_run(plain: Session) -> None:
+    run = plain.run("import time; time.sleep(1000)")
+    with resources_of_its_own() as other:
+        [found] = Session.attach(plain.name, other).unseen()
+        found.interrupt()
+        for one in (run, found):
+            with pytest.raises(RunInterrupted):
+                one.wait(10)
+
+
+def test_a_client_that_dies_is_soon_not_counted_any_more(plain: Session) -> None:
+    with resources_of_its_own() as other:
+        Session.attach(plain.name, other)
+        assert plain.status().clients == 2
+        other.loop.close()  # no last word is said
+        until(lambda: plain.status().clients == 1, 2.0)
+
+
+def test_an_interrupt_of_a_run_that_nobody_knows_is_answered(plain: Session) -> None:
+    stray = Run(plain, "stray")
+    plain._runs["stray"] = stray
+    stray.interrupt()
+    with pytest.raises(UsageError, match="the session knows no such run"):
+        stray.wait(10)
+
+
+def stumble(record: p.Record) -> None:
+    raise ValueError(f"record {record.sequence} is not to my taste")
+
+
+def test_a_message_that_cannot_be_read_costs_one_session_and_no_other(plain: Session, resources: Resources) -> None:
+    with Session(resources=resources, backend="local", framework="none") as other:
+        other.ready()
+        run = other.run("import time; time.sleep(1000)")
+        plain._client._conversation.on_record = stumble
+        plain.run("1")
+        until(lambda: plain.closed)
+        assert not other.closed
+        other.interrupt()
+        with pytest.raises(RunInterrupted):
+            run.wait(10)
+    with pytest.raises(SessionError, match=r"is not to my taste.* The session itself goes on: %modal_attach"):
+        plain.status()
+    again = Session.attach(plain.name, resources)
+    assert again.run("rank").wait(10).ranks[1].result == "1"
+    again.stop()
