@@ -11,6 +11,7 @@ from modal_magic.errors import RunError, SessionError, UsageError
 from modal_magic.run import Run
 from modal_magic.session import Resources, Session
 from modal_magic.view.console import follow
+from modal_magic.view.picture import choose_picture
 from modal_magic.view.text import TextView
 
 if TYPE_CHECKING:
@@ -106,4 +107,5 @@ def _show(run: Run, paced: bool) -> None:
         print(f"The run{cell} has ended since. What nobody has seen of it:", flush=True)
     else:
         print(f"The run{cell} goes on; an interrupt interrupts it. What nobody has seen of it:", flush=True)
-    follow(run, TextView(run.session.world_size), paced=paced, limited=True)
+    picture = choose_picture(paced, run.view, run.snapshot)
+    follow(run, TextView(run.session.world_size), picture, paced=paced, limited=True)
