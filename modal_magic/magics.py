@@ -102,12 +102,8 @@ class ModalMagics(Magics):
         follow(run, view, picture, paced=in_jupyter(self.host), limited=options.output_limit is not None)
         self.tell_notices(session)
         self.resources.prepare(session.backend_name)  # not earlier: importing torch takes a core for seconds
-        codes: dict[int, list[int]] = {}
-        for rank in run.ranks.values():
-            if rank.exit_code is not None:
-                codes.setdefault(rank.exit_code, []).append(rank.rank)
-        for code, numbers in codes.items():
-            self.say(f"[{name_ranks(numbers)}] sys.exit ended the cell with code {code}")
+        if left := [rank.rank for rank in run.ranks.values() if rank.exit_code == 0]:
+            self.say(f"[{name_ranks(left)}] sys.exit ended the cell with code 0")
         run.check()
 
     @line_magic
@@ -164,10 +160,13 @@ class ModalMagics(Magics):
     @line_magic
     @options_of("modal_restart")
     def modal_restart(self, line: str) -> None:
-        """Start all ranks of a session anew, without variables."""
-        session = self.existing(parse_line(line, TABLES["modal_restart"]))
-        session.restart()
-        self.say(f"{session.name}: {session.world_size} fresh ranks, {session.state}")
+        """Start ranks of a session anew, without variables: all, or those that `--rank` names."""
+        given = parse_line(line, TABLES["modal_restart"])
+        session = self.existing(given)
+        ranks = self.chosen(given.get("rank"), session)
+        session.restart(ranks)
+        fresh = f"{session.world_size} fresh ranks" if ranks is None else f"{name_ranks(ranks)} started anew"
+        self.say(f"{session.name}: {fresh}, {session.state}")
 
     @line_magic
     @options_of("modal_stop")

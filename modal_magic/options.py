@@ -174,7 +174,13 @@ OPTIONS: tuple[Option, ...] = tuple(
 
 SESSION = next(option for option in OPTIONS if option.name == "session")
 STATUS_OPTIONS = (SESSION,)
-RESTART_OPTIONS = (SESSION,)
+RESTART_OPTIONS = (
+    Option(
+        name="rank", short="--ranks", help="start these ranks anew; the others keep their variables", parse=v.ranks,
+        write=v.write_ranks, nullable=True, absent="all", metavar="RANKS", example="2", suggestions=("all",),
+    ),
+    SESSION,
+)  # fmt: skip
 INTERRUPT_OPTIONS = (SESSION,)
 ATTACH_OPTIONS = (SESSION,)
 LOGS_OPTIONS = (

@@ -32,7 +32,7 @@ MESSAGE_BYTES = 256 * 1024 * 1024
 
 Stream = Literal["stdout", "stderr"]
 RunStatus = Literal["done", "failed", "interrupted"]
-ErrorKind = Literal["exception", "communication"]
+ErrorKind = Literal["exception", "communication", "exit"]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
@@ -65,7 +65,8 @@ class RemoteError(Part):
     """An exception of a rank as data: what Python would have shown, and where in the cell it came from.
 
     `line` is the line of the notebook's gutter (the magic line is line 1), 0 where the error has none. `traceback` has
-    the lines as IPython formats them, with ANSI colours.
+    the lines as IPython formats them, with ANSI colours. Of the kind `exit` is a `sys.exit` that was not with code 0:
+    `message` is then its argument as Python writes it, and there is no traceback.
     """
 
     name: str
@@ -109,11 +110,15 @@ class RunKnown(Part):
 
 
 class Place(Part):
-    """A rank with what its worker must be told at its start; `device` is `cpu` or `cuda:<local rank>`."""
+    """A rank with what its worker must be told at its start; `device` is `cpu` or `cuda:<local rank>`.
+
+    `anew` says that the rank has run before, and had variables.
+    """
 
     rank: int
     environment: dict[str, str]
     device: str
+    anew: bool = False
 
 
 class Retries(Part):
@@ -250,7 +255,7 @@ class Curve(Message):
 
 
 class Finished(Message):
-    """A rank came to the end of the cell; `exit_code` is set when it was `sys.exit` that ended it."""
+    """A rank came to the end of the cell; `exit_code` is 0 when it was `sys.exit` that ended it."""
 
     rank: int
     run: str
@@ -260,13 +265,14 @@ class Finished(Message):
 
 
 class Failed(Message):
-    """The cell raised on a rank."""
+    """The cell raised on a rank; `exit_code` is set when what it raised was `sys.exit` with a code other than 0."""
 
     rank: int
     run: str
     seconds: float
     health: Health
     error: RemoteError
+    exit_code: int | None = None
 
 
 class Interrupted(Message):

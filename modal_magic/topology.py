@@ -75,8 +75,14 @@ def rank_environment(topology: Topology, rank: int, meeting: Meeting, cores: int
 
 
 def place(
-    topology: Topology, rank: int, meeting: Meeting, cores: int, accelerated: bool, overrides: Mapping[str, str]
+    topology: Topology,
+    rank: int,
+    meeting: Meeting,
+    cores: int,
+    accelerated: bool,
+    overrides: Mapping[str, str],
+    anew: bool = False,
 ) -> Place:
     """What the worker of a rank must be told at its start; `overrides` are the user's own variables, which win."""
     environment = rank_environment(topology, rank, meeting, cores) | dict(overrides)
-    return Place(rank, environment, f"cuda:{rank % topology.ranks_per_node}" if accelerated else "cpu")
+    return Place(rank, environment, f"cuda:{rank % topology.ranks_per_node}" if accelerated else "cpu", anew)

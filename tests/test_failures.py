@@ -73,6 +73,48 @@ def test_a_rank_that_dies_is_named_with_its_cause_at_once(book: Notebook, how: s
     assert "[rank 1] None" in after.lines and "[rank 2] 2" in after.lines and "[rank 1] 4" in after.lines
 
 
+def test_a_rank_that_leaves_with_a_code_is_named_and_the_others_are_free(book: Notebook) -> None:
+    book.run(FOUR + "precious = rank\nimport torch, torch.distributed as dist")
+    shown = book.run("%%modal_distributed\nimport sys\nif rank == 2:\n    sys.exit(1)\ndist.barrier()")
+    assert shown.error == (
+        "rank 2 ended with sys.exit(1) at cell line 4. Ranks 0-1,3 were interrupted in barrier at cell line 5. "
+        "Variables are kept on all ranks."
+    )
+    assert plain(shown.traceback) == f"RankFailed: {shown.error}"
+    assert shown.seconds < 2
+    assert "[rank 2] 2" in book.run("%%modal_distributed\nprint(precious)").lines
+
+
+def test_a_rank_that_was_started_anew_says_so_when_it_misses_a_name(book: Notebook) -> None:
+    book.run(FOUR + "precious = rank")
+    assert "ranks 2-3 started anew" in book.run("%modal_restart --rank 2-3").stdout
+    shown = book.run("%%modal_distributed\nprint(precious)")
+    assert shown.lines == ["[rank 0] 0", "[rank 1] 1"]
+    assert shown.error.startswith(
+        "ranks 2-3 raised NameError: name 'precious' is not defined (the rank was started anew, and has lost what it "
+        "had before) at cell line 2."
+    )
+    assert book.run("%%modal_distributed" + ALL_REDUCE).lines == [f"[rank {rank}] 4" for rank in range(4)]
+    assert "4 fresh ranks" in book.run("%modal_restart").stdout
+    assert "ranks 0-3 raised NameError" in book.run("%%modal_distributed\nprint(precious)").error
+
+
+def test_a_restart_names_ranks_that_are_there(book: Notebook) -> None:
+    book.run(FOUR + "pass")
+    assert book.run("%modal_restart --rank 4").error_name == "UsageError"
+
+
+def test_a_rank_that_may_have_no_more_memory_raises_as_python_does(book: Notebook) -> None:
+    source = (
+        "import resource\nbefore = resource.getrlimit(resource.RLIMIT_AS)\nprecious = rank\ntry:\n"
+        "    if rank == 1: resource.setrlimit(resource.RLIMIT_AS, (2**33, before[1]))\n    kept = bytearray(2**34)\n"
+        "finally:\n    resource.setrlimit(resource.RLIMIT_AS, before)"
+    )
+    shown = book.run(FOUR + source.replace("kept =", "kept = rank == 1 and"))
+    assert shown.error.startswith("rank 1 raised MemoryError at cell line 7.")
+    assert book.run("%%modal_distributed\nprint(precious)").lines == [f"[rank {rank}] {rank}" for rank in range(4)]
+
+
 def test_what_was_printed_before_a_crash_is_shown(book: Notebook) -> None:
     shown = book.run(FOUR + "import os\nprint('written before')\nif rank == 3: os._exit(1)")
     assert shown.lines == [f"[rank {rank}] written before" for rank in range(4)]

@@ -16,6 +16,7 @@ from modal_magic.backends.local import Host, LocalBackend, _await_ready, _spawn
 from modal_magic.link import make_keys
 from modal_magic.session import Resources
 from modal_magic.specs import GatewaySpec, GatewayUp, StartGateway, Take
+from tests.support import memory
 from tests.support.notebook import notebook
 from tests.support.processes import gone, ours
 
@@ -156,6 +157,17 @@ def test_where_a_fork_is_not_safe_ranks_are_spawned_and_it_is_said(
         assert [run.ranks[rank].result for rank in (0, 1)] == ["2", "2"]
         told = made.notices.get_nowait()
         assert "a preimported module has started a thread" in told and "without the fast path" in told
+
+
+@pytest.mark.skipif(not memory.possible(), reason="control groups of memory need root on Linux")
+def test_a_rank_that_takes_too_much_memory_is_named_with_that(session: Session) -> None:
+    session.run("kept = rank").wait(30)
+    _, pids = tree(session)
+    with memory.limited(pids[1], 300_000_000):
+        with pytest.raises(RankFailed) as failed:
+            session.run("kept = rank == 1 and b'x' * 2_000_000_000").wait(30)
+        assert gone([pids[1]])
+    assert str(failed.value).startswith("rank 1 was killed by SIGKILL, as its system ran out of memory.")
 
 
 def test_what_a_rank_started_dies_with_the_rank(session: Session) -> None:

@@ -34,8 +34,8 @@ __all__ = ["TorchRank", "open_store", "prepare"]
 
 OURS = ""
 """The owner of a process group that no script made."""
-GATHER = timedelta(milliseconds=50)
-"""How long one turn of the gathering loop waits in C++; an interrupt and a newer generation are seen between turns."""
+GATHER_SECONDS = (0.0005, 0.05)
+"""The first and the longest pause between two looks at the door: most ranks come at once, some wait for long."""
 COMMUNICATION_ERRORS = (
     "connection reset by peer",
     "connection closed by peer",
@@ -70,6 +70,7 @@ class TorchRank:
     original_destroy: Callable[..., None] = c10d.destroy_process_group
     generation: int = 0
     wanted: int = 0
+    joining: bool = False
     run: str = OURS
     owner: str = OURS
     inits: int = 0
@@ -103,14 +104,25 @@ class TorchRank:
         self._retire()
         if not together:
             return
-        place = self.spec.place
-        self._init(None, int(place.environment["RANK"]), int(place.environment["WORLD_SIZE"]), {})
-        self.owner = OURS
-        self._rewrap()
+        environment = self.spec.place.environment
+        self.joining = True
+        try:
+            self._init(None, int(environment["RANK"]), int(environment["WORLD_SIZE"]), {})
+            self.owner = OURS
+            self._rewrap()
+        except Exception:
+            if self.wanted > generation:
+                raise Superseded from None
+            raise
+        finally:
+            self.joining = False
 
     def supersede(self, generation: int) -> None:
-        """See `Framework`."""
+        """See `Framework`. One that waits in C++ for a rank that has died meanwhile is cut off."""
+        newer = generation > self.wanted
         self.wanted = max(self.wanted, generation)
+        if newer and self.joining and generation > self.generation:
+            self.sockets.shut_down()
 
     def health(self) -> Health:
         """See `Framework`."""
@@ -244,14 +256,12 @@ class TorchRank:
             store.set("open", "1")
             return
         generation = self.generation
-        while True:
-            try:
-                store.wait(["open"], GATHER)
-            except dist.DistStoreError:
-                if self.wanted > generation and self.run == OURS:
-                    raise Superseded from None
-            else:
-                return
+        pause, longest = GATHER_SECONDS
+        while not store.check(["open"]):  # a wait in C++ would log each turn that was in vain
+            if self.wanted > generation and self.run == OURS:
+                raise Superseded
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
 
     def _retire(self) -> None:
         """Leave the default group and all that were made of it, if there are any."""

@@ -23,6 +23,7 @@ from modal_magic.framing import frame
 from modal_magic.link import Keys, connect, poll, readiness
 from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
+from modal_magic.node.memory import MemoryWatch
 from modal_magic.node.rank_process import RankProcess, cause_of_death, open_lines
 from modal_magic.specs import (
     AgentSpec,
@@ -58,6 +59,7 @@ class Agent:
     poller: zmq.Poller = field(default_factory=zmq.Poller)
     watched: dict[object, int] = field(default_factory=dict)
     port_holder: socket.socket | None = None
+    memory: MemoryWatch = field(default_factory=MemoryWatch)
     heard: float = field(default_factory=time.monotonic)
     leaving: str | None = None
     leave_by: float = 0.0
@@ -76,6 +78,7 @@ class Agent:
             if now >= next_beat:
                 next_beat = now + p.BEAT_SECONDS
                 self.tell_gateway(p.Beat())
+                self.memory.look()
             self.look_at_the_clock(now)
             self.turn(max(0.0, min([next_beat, *self.deadlines()]) - time.monotonic()))
             self.flush()
@@ -367,7 +370,7 @@ class Agent:
                         self.emit(p.Notice(f"rank {rank}: {warning}"))
                 case Exited(rank=rank, pid=pid, status=status):
                     if rank in self.workers and self.workers[rank].pid == pid:
-                        self.bury(self.workers[rank], cause_of_death(status))
+                        self.bury(self.workers[rank], self.memory.explain(cause_of_death(status)))
                 case GatewayGone():
                     self.leave("its gateway is gone")
 

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from modal_magic.protocol import ErrorKind, RemoteError
 
-__all__ = ["cell_line", "describe", "is_cell", "where_interrupted"]
+__all__ = ["cell_line", "describe", "describe_exit", "is_cell", "where_interrupted"]
 
 LOGGER = "c10d_logger"
 WAITING_ROOMS = ("/torch/distributed/", "/torch/autograd/", "/torch/_tensor.py", "/modal_magic/frameworks/")
@@ -37,8 +37,8 @@ def _places(trace: TracebackType | None) -> list[tuple[str, int]]:
     return [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)]
 
 
-def describe(error: BaseException, shown: list[str], kind: ErrorKind) -> RemoteError:
-    """An exception as data. `shown` are the lines of its traceback as IPython formats them."""
+def describe(error: BaseException, shown: list[str], kind: ErrorKind, reminder: str = "") -> RemoteError:
+    """An exception as data. `shown` are the lines of its traceback as IPython formats them; `reminder` says more."""
     line = cell_line(_places(error.__traceback__))
     if isinstance(error, SyntaxError) and not line:
         line = error.lineno or 0
@@ -47,9 +47,17 @@ def describe(error: BaseException, shown: list[str], kind: ErrorKind) -> RemoteE
         message = str(error)
     except Exception as broken:  # a user's __str__ may itself raise
         message = f"<its text could not be made: {type(broken).__name__}>"
+    if reminder:
+        message = f"{message} ({reminder})"
     return RemoteError(
         _sendable(type(error).__name__), _sendable(message[:20_000]), list(map(_sendable, lines[-400:])), line, kind
     )
+
+
+def describe_exit(error: SystemExit) -> RemoteError:
+    """A `sys.exit` as data: there is nothing to trace back, the cell wanted to end there."""
+    line = cell_line(_places(error.__traceback__))
+    return RemoteError("SystemExit", _sendable(repr(error.code)[:300]), [], line, "exit")
 
 
 def _sendable(text: str) -> str:

@@ -22,7 +22,7 @@ from modal_magic import protocol as p
 from modal_magic.frameworks.base import Framework, Superseded, prepare
 from modal_magic.node import bars, progress, spawning, stdio
 from modal_magic.node.channel import Channel
-from modal_magic.node.failure import describe, where_interrupted
+from modal_magic.node.failure import describe, describe_exit, where_interrupted
 from modal_magic.node.orphans import die_with
 from modal_magic.node.shell import RankShell, make_shell
 from modal_magic.node.stacks import take_stack
@@ -44,6 +44,7 @@ class Worker:
     channel: Channel
     shell: RankShell
     framework: Framework
+    anew: bool
     inbox: queue.SimpleQueue[p.Task] = field(default_factory=queue.SimpleQueue)
     running: str = ""
     unwanted: set[str] = field(default_factory=set)
@@ -103,8 +104,8 @@ class Worker:
                 self.channel.send(p.Finished(self.rank, task.run, seconds, health, code))
             case ("interrupted", where):
                 self.channel.send(p.Interrupted(self.rank, task.run, seconds, health, where))
-            case ("failed", error):
-                self.channel.send(p.Failed(self.rank, task.run, seconds, health, error))
+            case ("failed", error, code):
+                self.channel.send(p.Failed(self.rank, task.run, seconds, health, error, code))
 
     def run_cell(self, task: p.Execute) -> tuple[Any, ...]:
         """Run a cell in the shell and say which end it came to."""
@@ -116,10 +117,14 @@ class Worker:
             if isinstance(error.code, str):
                 print(error.code, file=sys.stderr)
             # What the system would make of it: eight bits.
-            return "finished", error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
+            code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
+            return ("failed", describe_exit(error), code) if code else ("finished", code)
         if self.was_freed(error):
             return "interrupted", where_interrupted(error)
-        return "failed", describe(error, self.shell.shown, self.framework.kind_of(error))
+        reminder = "the rank was started anew, and has lost what it had before"
+        missing = self.anew and type(error) is NameError
+        kind = self.framework.kind_of(error)
+        return "failed", describe(error, self.shell.shown, kind, reminder if missing else ""), None
 
     def was_freed(self, error: BaseException) -> bool:
         """Whether an error of the cell is only what our own interrupt made of it."""
@@ -198,7 +203,7 @@ def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket
     }
     outlet: list[Worker] = []
     shell = make_shell(lambda shown: outlet[0].display(shown), namespace)
-    worker = Worker(rank, channel, shell, framework)
+    worker = Worker(rank, channel, shell, framework, spec.place.anew)
     outlet.append(worker)
     shell.hush = worker.was_freed
     interval = max(progress.INTERVAL_SECONDS, namespace["world_size"] / progress.EVENTS_PER_SECOND)

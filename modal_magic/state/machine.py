@@ -124,7 +124,10 @@ class Machine:
         for node_rank, numbers in self._by_node(ranks).items():
             node = self.nodes[node_rank]
             accelerated = self.plan.accelerated and node.accelerators >= topology.ranks_per_node
-            places = [place(topology, rank, self.meeting, node.cores, accelerated, environment) for rank in numbers]
+            places = [
+                place(topology, rank, self.meeting, node.cores, accelerated, environment, self.ranks[rank].used)
+                for rank in numbers
+            ]
             self._do(Tell(node_rank, p.Launch(places, self.generation, self.plan.store)))
 
     # -- nodes
@@ -206,7 +209,7 @@ class Machine:
         if event.generation != self.generation:
             return
         rank = self._advance(event.rank, event)
-        rank.attempts = 0
+        rank.attempts, rank.used = 0, True
         rank.device, rank.health = event.device, event.health
 
     def _group_failed(self, event: p.GroupFailed) -> None:

@@ -35,12 +35,14 @@ class Plan:
 class Rank:
     """What the machine knows of one rank.
 
-    `attempts` counts its starts since it last was of use. `health` is the last that it told of its process groups.
+    `attempts` counts its starts since it last was of use, `used` says that it ever was. `health` is the last that it
+    told of its process groups.
     """
 
     state: RankState = RankState.LAUNCHING
     pid: int = 0
     device: str = ""
     attempts: int = 0
+    used: bool = False
     health: p.Health | None = None
     history: deque[str] = field(default_factory=lambda: deque(maxlen=8))

@@ -60,6 +60,8 @@ def _cause(numbers: list[int], rank: RankView) -> str:
     error: RemoteError = rank.error
     place = f" at cell line {error.line}" if error.line else ""
     message = error.message.strip().split("\n")[0].strip()[:300]
+    if error.kind == "exit":
+        return f"{who} ended with sys.exit({message}){place}"
     return f"{who} raised {error.name}{': ' + message if message else ''}{place}"
 
 
@@ -144,6 +146,6 @@ def failure_lines(name: str, run: RunView) -> list[str]:
     lines: list[str] = []
     causes, _ = _told_apart([run.ranks[number] for number in run.culprits if number in run.ranks])
     for numbers, rank in _groups(causes):
-        if rank.error is not None:
+        if rank.error is not None and rank.error.traceback:
             lines += [f"{RED}[{name_ranks(numbers)}]{RESET}", *rank.error.traceback, ""]
     return [*lines, f"{RED}{name}{RESET}: {failure_sentence(run)}"]

@@ -167,7 +167,7 @@ class RunView:
             case p.Finished():
                 rank.state, rank.exit_code = "done", event.exit_code
             case p.Failed():
-                rank.state, rank.error = "failed", event.error
+                rank.state, rank.error, rank.exit_code = "failed", event.error, event.exit_code
                 self.failing.append(event.rank)
             case p.Interrupted():
                 rank.state, rank.where = "interrupted", event.where

@@ -237,9 +237,26 @@ def test_a_second_init_in_one_cell_fails_as_in_torch(ranks: Session) -> None:
     assert results(run(ranks, "t = torch.ones(1); dist.all_reduce(t); int(t)")) == ["4"] * 4
 
 
-def test_sys_exit_is_an_ordinary_end_with_its_code(ranks: Session) -> None:
-    done = run(ranks, "import sys; sys.exit(3 if rank == 1 else 0)")
-    assert [done.ranks[rank].exit_code for rank in EVERY] == [0, 3, 0, 0]
+def test_sys_exit_with_0_is_an_ordinary_end(ranks: Session) -> None:
+    done = run(ranks, "import sys; sys.exit(0 if rank else None)")
+    assert [done.ranks[rank].exit_code for rank in EVERY] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("code", "as_number"), [("3", 3), ("'no data'", 1), ("-1", 255)])
+def test_sys_exit_with_another_code_is_a_failure_and_frees_the_others(
+    ranks: Session, code: str, as_number: int
+) -> None:
+    run(ranks, "precious = rank")
+    with pytest.raises(RankFailed) as failed:
+        run(
+            ranks,
+            f"import sys, torch, torch.distributed as dist\nif rank == 2:\n    sys.exit({code})\ndist.barrier()",
+        )
+    assert str(failed.value).startswith(f"rank 2 ended with sys.exit({code}) at cell line 3. Ranks 0-1,3 were")
+    assert failed.value.run.ranks[2].exit_code == as_number
+    assert results(run(ranks, "t = torch.ones(1); dist.all_reduce(t); (precious, int(t))")) == [
+        f"({rank}, 4)" for rank in EVERY
+    ]
 
 
 def test_an_exception_is_named_with_its_rank_and_line_and_nothing_is_lost(ranks: Session) -> None:
