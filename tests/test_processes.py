@@ -279,8 +279,25 @@ def test_ranks_live_on_without_their_zygote_and_it_is_said(resources: Resources,
     os.kill(pids[0], signal.SIGKILL)
     assert "cannot be started again" in session.notices.get(timeout=10)
     assert session.run("x").wait(30).ranks[1].result == "1"
+    started = session.run("import os, subprocess; subprocess.Popen(['sleep', '1000']).pid", ranks=[1]).wait(30)
+    with pytest.raises(RankFailed, match="rank 1 is gone; with the zygote of its node gone too, nobody can say why"):
+        session.run("import signal; rank and os.kill(os.getpid(), signal.SIGKILL)", ranks=[1]).wait(30)
+    assert gone([int(started.ranks[1].result or 0)])
+    assert session.run("x", ranks=[0]).wait(30).ranks[0].result == "0"
     session.stop()
     assert gone(pids)
+
+
+def test_an_agent_that_is_killed_is_replaced_in_a_session_of_one_node(resources: Resources, nothing_left: None) -> None:
+    with Session(resources=resources, nproc_per_node=2, backend="local") as session:
+        run = session.run("import time; time.sleep(1000)")
+        zygote, pids = tree(session)
+        (agent,) = [child for child in zygote.children() if child.pid not in (*pids, session.connection.pid)]
+        agent.kill()
+        with pytest.raises(RankFailed, match="ranks 0-1 ended with the agent of node 0, which was killed by SIGKILL"):
+            run.wait(10)
+        done = session.run("import torch, torch.distributed as dist; t = torch.ones(1); dist.all_reduce(t); int(t)")
+        assert [done.wait(30).ranks[rank].result for rank in (0, 1)] == ["2", "2"]
 
 
 def test_a_session_that_another_client_stops_says_so_to_whoever_waits(resources: Resources, nothing_left: None) -> None:

@@ -336,6 +336,8 @@ class Agent:
         self.readers.pop(worker.channel.socket.fileno(), None)
         self.emit(*worker.output(time.monotonic()))
         worker.close()
+        if self.zygote is None:
+            self.kill(worker)  # what it has started: nobody else ends that now
         if self.workers.get(worker.rank) is worker:
             del self.workers[worker.rank]
         if self.leaving is None:

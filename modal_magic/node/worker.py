@@ -47,6 +47,8 @@ class Worker:
     anew: bool
     inbox: queue.SimpleQueue[p.Task] = field(default_factory=queue.SimpleQueue)
     running: str = ""
+    saying: bool = False
+    interrupted_while_saying: bool = False
     unwanted: set[str] = field(default_factory=set)
 
     # -- the main thread
@@ -91,6 +93,7 @@ class Worker:
                 end = self.run_cell(task)
                 self.shell.reporter.finish()
             except KeyboardInterrupt as error:  # the signal came between the cell and our own frames
+                self.running = ""  # another one has nothing more to end
                 end = ("interrupted", where_interrupted(error))
             finally:
                 self.running = ""
@@ -134,11 +137,27 @@ class Worker:
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGINT means something only to the run that is to be left, and not to one that has failed already."""
         if self.running and self.running in self.unwanted and not self.shell.has_raised:
+            if not self.saying:
+                raise KeyboardInterrupt
+            self.interrupted_while_saying = True
+
+    def say(self, message: p.Message) -> None:
+        """Send what the code of a cell gave rise to. An interrupt in the middle of a message comes after it."""
+        if threading.current_thread() is not threading.main_thread():
+            self.channel.send(message)
+            return
+        self.saying = True
+        try:
+            self.channel.send(message)
+        finally:
+            self.saying = False
+        if self.interrupted_while_saying:
+            self.interrupted_while_saying = False
             raise KeyboardInterrupt
 
     def display(self, shown: p.Display) -> None:
         """Send what a cell displays."""
-        self.channel.send(msgspec.structs.replace(shown, rank=self.rank, run=self.running))
+        self.say(msgspec.structs.replace(shown, rank=self.rank, run=self.running))
 
     # -- the control thread
 
@@ -207,7 +226,7 @@ def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket
     outlet.append(worker)
     shell.hush = worker.was_freed
     interval = max(progress.INTERVAL_SECONDS, namespace["world_size"] / progress.EVENTS_PER_SECOND)
-    shell.reporter = progress.Reporter(rank, channel.send, lambda: worker.running, interval)
+    shell.reporter = progress.Reporter(rank, worker.say, lambda: worker.running, interval)
     bars.install(shell.reporter)
     spawning.explain()
     signal.signal(signal.SIGINT, worker.on_signal)

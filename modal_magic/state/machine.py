@@ -312,7 +312,9 @@ class Machine:
             return
         away = [rank for rank in chosen if self.plan.topology.node_of(rank) not in self.nodes]
         if away and self.meeting is not None:
-            reason = f"the node of {name_ranks(away)} is gone: %modal_stop ends the session, the next cell starts anew"
+            silent = any(self.plan.topology.node_of(rank) in self.silent for rank in away)
+            how = "does not answer" if silent else "is gone"
+            reason = f"the node of {name_ranks(away)} {how}: %modal_stop ends the session, the next cell starts anew"
             self._do(Answer(client, p.Refused(request.request, reason)))
             return
         if not chosen:
