@@ -43,6 +43,7 @@ ELSEWHERE = {
     "a child": "subprocess.run(['sleep', '60'])",
     "a child of a child": "subprocess.run('sleep 60; true', shell=True)",
     "a shell escape": "!sleep 60",
+    "after a traceback": "get_ipython().run_cell('1 / 0'); time.sleep(60)",
 }
 
 

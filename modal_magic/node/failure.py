@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from modal_magic.protocol import ErrorKind, RemoteError
 
-__all__ = ["cell_line", "describe", "describe_exit", "is_cell", "where_interrupted"]
+__all__ = ["cell_line", "describe", "describe_exit", "in_cell", "is_cell", "where_interrupted"]
 
 LOGGER = "c10d_logger"
 WAITING_ROOMS = ("/torch/distributed/", "/torch/autograd/", "/torch/_tensor.py", "/modal_magic/frameworks/")
@@ -18,6 +18,11 @@ WAITING_ROOMS = ("/torch/distributed/", "/torch/autograd/", "/torch/_tensor.py",
 def is_cell(filename: str) -> bool:
     """Whether code came from a cell (the names that IPython's compiler gives to cells)."""
     return filename.startswith("<ipython-input-")
+
+
+def in_cell(frame: FrameType | None) -> bool:
+    """Whether the code of a cell is on the stack of this frame."""
+    return any(is_cell(each.f_code.co_filename) for each, _ in traceback.walk_stack(frame))
 
 
 def cell_line(frames: Iterable[tuple[str, int]]) -> int:

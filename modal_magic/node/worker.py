@@ -22,7 +22,7 @@ from modal_magic import protocol as p
 from modal_magic.frameworks.base import Framework, Superseded, prepare
 from modal_magic.node import bars, progress, spawning, stdio
 from modal_magic.node.channel import Channel
-from modal_magic.node.failure import describe, describe_exit, where_interrupted
+from modal_magic.node.failure import describe, describe_exit, in_cell, where_interrupted
 from modal_magic.node.orphans import die_with
 from modal_magic.node.shell import RankShell, make_shell
 from modal_magic.node.stacks import take_stack
@@ -90,8 +90,9 @@ class Worker:
             self.shell.reporter.begin()
             self.running = task.run
             try:
-                end = self.run_cell(task)
-                self.shell.reporter.finish()
+                if task.run not in self.unwanted:  # an interrupt may have come while we made ready
+                    end = self.run_cell(task)
+                    self.shell.reporter.finish()
             except KeyboardInterrupt as error:  # the signal came between the cell and our own frames
                 self.running = ""  # another one has nothing more to end
                 end = ("interrupted", where_interrupted(error))
@@ -135,8 +136,11 @@ class Worker:
         return ours and self.running in self.unwanted
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
-        """SIGINT means something only to the run that is to be left, and not to one that has failed already."""
-        if self.running and self.running in self.unwanted and not self.shell.has_raised:
+        """SIGINT means something only to the run that is to be left, and not to one that has failed already.
+
+        One that has shown a traceback and is in the cell again, as after `%run`, has not failed.
+        """
+        if self.running and self.running in self.unwanted and not (self.shell.has_raised and not in_cell(frame)):
             if not self.saying:
                 raise KeyboardInterrupt
             self.interrupted_while_saying = True
