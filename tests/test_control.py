@@ -118,6 +118,14 @@ def test_a_rank_that_holds_the_interpreter_is_ended_and_named(book: Notebook) ->
     book.run("%modal_restart")
 
 
+def test_a_model_that_was_made_after_a_rank_was_started_anew_trains_on_after_a_failure(book: Notebook) -> None:
+    book.run(BEFORE)
+    book.run("%modal_restart --rank 2")
+    book.run(BEFORE.replace('if "ddp" not in globals():', "if True:"))
+    book.run("%%modal_distributed\nif rank == 1: raise ValueError('it was me')\ndist.barrier()")
+    check_that_all_goes_on(book)
+
+
 @pytest.mark.parametrize("name", ["all_reduce", "init_process_group", "new_group"])
 def test_more_interrupts_make_it_no_worse(book: Notebook, name: str) -> None:
     book.run(BEFORE)
