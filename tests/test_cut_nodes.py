@@ -15,6 +15,7 @@ from modal_magic import RankFailed, Session, UsageError
 from modal_magic.backends.local import Host, LocalBackend
 from modal_magic.run import Run
 from modal_magic.session import Resources
+from modal_magic.view.model import RankView
 from tests.support.namespaces import possible, set_link, two_hosts
 from tests.support.processes import gone
 
@@ -95,6 +96,26 @@ def test_a_cut_node_is_named_and_comes_back_with_its_variables(cut: Cut, how: st
     while cut.session.state != "ready":
         time.sleep(0.01)
     assert results(cut.session.run(ALL_REDUCE).wait(30)) == [f"({rank}, 4)" for rank in range(4)]
+
+
+def test_what_the_ranks_of_a_cut_node_print_meanwhile_is_not_lost(cut: Cut) -> None:
+    run = cut.session.run(
+        "import time\nprint('begun')\nfor step in range(10**6):\n    print(step)\n    time.sleep(0.005)"
+    )
+    while "begun" not in run.ranks.get(3, RankView(3)).output:
+        run.events(1.0)
+    set_link(cut.host, "down")
+    with pytest.raises(RankFailed):
+        run.wait(10)
+    set_link(cut.host, "up")
+    told = ""
+    while "node 1 answers again" not in told:
+        told = cut.session.notices.get(timeout=20)
+    while cut.session.state != "ready":
+        time.sleep(0.01)
+    lines = [text for _, _, text in cut.session.logs([3], run=run.id)]
+    assert lines == ["begun", *map(str, range(len(lines) - 1))]
+    assert len(lines) > len(run.ranks[3].output.splitlines())
 
 
 def test_a_node_that_stays_away_ends_itself_and_the_others_go_on(cut: Cut) -> None:
