@@ -19,6 +19,7 @@ from modal_magic.flow import Flow
 from modal_magic.live import LiveTable
 from modal_magic.log import EventLog
 from modal_magic.specs import GatewaySpec
+from modal_magic.stacks import StackDesk
 from modal_magic.topology import Topology
 
 __all__ = ["Gateway"]
@@ -91,6 +92,7 @@ class Gateway:
             )
         )
         self.log = EventLog(Path(spec.folder), spec.log_limit)
+        self.stacks = StackDesk(self.machine, self._tell, self._reply, self._record)
         self.began = now()
         self.next_beat = self.began
         self.timers = Timers()
@@ -110,7 +112,8 @@ class Gateway:
 
     def due(self) -> float:
         """When `turn` has something to do that no message brings."""
-        return min([self.next_beat, *self.timers.due.values(), self.broadcast_by, self.live_by])
+        due = self.timers.due.values()
+        return min([self.next_beat, *due, self.broadcast_by, self.live_by, self.stacks.due()])
 
     def turn(self) -> None:
         """Do what is due: beats, timers, and records that clients wait for."""
@@ -120,6 +123,7 @@ class Gateway:
             self._beat(now, late if late > p.BEAT_SECONDS else 0.0)
         for timer in self.timers.fired(now):
             self._handle(s.Fired(timer))
+        self.stacks.turn(now)
         if self.now() >= self.broadcast_by:
             self._broadcast()
         if self.now() >= self.live_by:
@@ -190,6 +194,8 @@ class Gateway:
             self.live.take(event)
             self.live_by = min(self.live_by, self.now() + LIVE_SECONDS)
             return
+        if self.stacks.hear(event, self.now()):
+            return
         if isinstance(event, p.Notice):
             if event.text in self.noticed:  # nodes that share a machine have the same to say
                 return
@@ -221,9 +227,7 @@ class Gateway:
                 run = request.run or self.last_run or ""
                 self._reply(identity, self.log.page(request.request, run, request.ranks, request.after, PAGE_BYTES))
             case p.AskStack():
-                for node, (node_rank, _) in self.nodes.items():
-                    ranks = list(self.machine.plan.topology.ranks_of(node_rank))
-                    self.node_door.send(node, p.encode(p.StackRanks(ranks, request.request)))
+                self.stacks.ask(identity, request, self.now())
 
     def _attach(self, identity: bytes, request: p.Attach) -> None:
         if request.version != p.VERSION:

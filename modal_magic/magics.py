@@ -23,17 +23,20 @@ from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Options, differenc
 from modal_magic.protocol import Retries
 from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
-from modal_magic.session import CELL_BYTES, Resources, Session, choose_backend
+from modal_magic.session import CELL_BYTES, TOP_FRAMES, Resources, Session, choose_backend
 from modal_magic.transcript import RunLog
 from modal_magic.view.console import follow
 from modal_magic.view.logs import save_log, show_log
 from modal_magic.view.picture import choose_picture
+from modal_magic.view.stack import stack_lines
 from modal_magic.view.status import status_lines
 from modal_magic.view.text import TextView
 
 __all__ = ["ModalMagics"]
 
 SHAPE = frozenset(option.name for option in OPTIONS if option.scope == "shape")
+ALL_FRAMES = 100
+"""The frames of a rank that `--all-frames` shows at most."""
 
 
 def options_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -156,6 +159,18 @@ class ModalMagics(Magics):
         session = self.existing(parse_line(line, TABLES["modal_interrupt"]))
         run = session.interrupt()
         self.say(f"{session.name}: {'no run is in progress' if run is None else f'run {run} is interrupted'}")
+
+    @line_magic
+    @options_of("modal_stack")
+    def modal_stack(self, line: str) -> None:
+        """Show where every rank is right now: its line of the cell, its collective, its innermost frames."""
+        given = parse_line(line, TABLES["modal_stack"])
+        session = self.existing(given)
+        ranks = self.chosen(given.get("rank"), session)
+        whole = bool(given.get("all_frames"))
+        stacks = session.stacks(ALL_FRAMES if whole else TOP_FRAMES)
+        chosen = [stack for stack in stacks if ranks is None or stack.rank in ranks]
+        self.say("\n".join(stack_lines(chosen, whole)))
 
     @line_magic
     @options_of("modal_restart")

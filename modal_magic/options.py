@@ -18,6 +18,7 @@ from modal_magic.reading import Option, Scope, format_line
 
 __all__ = [
     "ATTACH_OPTIONS", "INTERRUPT_OPTIONS", "LOGS_OPTIONS", "OPTIONS", "POSITIONALS", "RESTART_OPTIONS", "SESSION",
+    "STACK_OPTIONS",
     "STATUS_OPTIONS", "STOP_OPTIONS", "TABLES", "Options", "Shape", "differences", "docs_table", "resolve",
 ]  # fmt: skip
 
@@ -198,6 +199,14 @@ LOGS_OPTIONS = (
     ),
     SESSION,
 )  # fmt: skip
+STACK_OPTIONS = (
+    Option(
+        name="rank", help="show these ranks only", parse=v.ranks, write=v.write_ranks, nullable=True, absent="all",
+        metavar="RANKS", example="0,2-3", suggestions=("all",),
+    ),
+    Option(name="all_frames", help="show the whole stack of each rank", parse=v.switch, default=False, switch=True),
+    SESSION,
+)  # fmt: skip
 STOP_OPTIONS = (Option(name="all", help="stop every session", parse=v.switch, default=False, switch=True), SESSION)
 TABLES: Mapping[str, tuple[Option, ...]] = MappingProxyType(
     {
@@ -206,6 +215,7 @@ TABLES: Mapping[str, tuple[Option, ...]] = MappingProxyType(
         "modal_status": STATUS_OPTIONS,
         "modal_logs": LOGS_OPTIONS,
         "modal_interrupt": INTERRUPT_OPTIONS,
+        "modal_stack": STACK_OPTIONS,
         "modal_restart": RESTART_OPTIONS,
         "modal_stop": STOP_OPTIONS,
     }

@@ -27,6 +27,9 @@ SILENCE_SECONDS = 1.5
 DEAD_MAN_SECONDS = 15.0
 """An agent that hears nothing from its gateway for so long ends its node: nobody could stop it any more."""
 
+ANSWER_SECONDS = 0.1
+"""How long a rank has to say where it is, before its agent says that it does not."""
+
 MESSAGE_BYTES = 256 * 1024 * 1024
 """The largest frame that any socket accepts."""
 
@@ -82,6 +85,40 @@ class Frame(Part):
     where: str
     line: int
     function: str
+
+
+class Whereabouts(Part):
+    """Where the main thread of a rank is.
+
+    `line` is the line of the cell (0: in none) and `function` what it called there: `load_data (data.py:12)`.
+    `collective` is the call of torch.distributed that it is in now, empty where it is in none, and `group` names the
+    process group of that call. `sequence` counts the collectives issued on that group, or on the default group (torch:
+    `ProcessGroup._get_sequence_number_for_group`). `members` are the ranks that must enter the call, where these are
+    not all. `since` says for how many seconds the rank has been seen there without a move.
+    """
+
+    line: int = 0
+    function: str = ""
+    collective: str = ""
+    group: str = ""
+    sequence: int = 0
+    members: list[int] = []
+    since: float = 0.0
+
+
+class RankStack(Part):
+    """Where one rank is, and what it is doing there.
+
+    `state` is that of the session's table; `exited` where `sys.exit` ended the cell; in a stall `elsewhere` where the
+    rank does not run the cell. `silent` is why the rank could
+    not say more, a phrase; then `where` is None. `frames` are the innermost frames, innermost first.
+    """
+
+    rank: int
+    state: str
+    where: Whereabouts | None = None
+    frames: list[Frame] = []
+    silent: str = ""
 
 
 class RankStatus(Part):
@@ -305,15 +342,24 @@ class Returned(Message):
 
 
 class StackTaken(Message):
-    """Where a rank is right now. `collective` and `sequence` are those of the last collective it entered."""
+    """Where a rank is right now; its agent says why where it cannot answer (`silent`, as in `RankStack`)."""
 
     rank: int
     request: str
-    state: str
-    line: int
+    where: Whereabouts | None
     frames: list[Frame]
-    collective: str
-    sequence: int
+    silent: str = ""
+
+
+class Stalled(Message):
+    """Ranks of a run have waited in a collective for others that are not there; all of them as they are now.
+
+    `waiting` are the ranks that wait, `missing` those that they wait for: these may themselves wait, for others.
+    """
+
+    run: str
+    waiting: list[RankStack]
+    missing: list[RankStack]
 
 
 class RunQueued(Message):
@@ -382,7 +428,7 @@ WorkerEvent = (
     | StackTaken
 )
 NodeEvent = WorkerEvent | Lost | Notice
-Event = NodeEvent | Returned | Submitted | RunQueued | RunRetried | RunEnded | SessionChanged
+Event = NodeEvent | Returned | Submitted | Stalled | RunQueued | RunRetried | RunEnded | SessionChanged
 
 
 LiveEvent = Progress | Metric | Curve
@@ -427,9 +473,10 @@ class Regroup(Message):
 
 
 class TakeStack(Message):
-    """Say where you are."""
+    """Say where you are, with so many frames at most."""
 
     request: str
+    depth: int
 
 
 class Exit(Message):
@@ -473,10 +520,11 @@ class RegroupRanks(Message):
 
 
 class StackRanks(Message):
-    """Ask these ranks where they are."""
+    """Ask these ranks where they are; each answers within `ANSWER_SECONDS`, or its agent does for it."""
 
     ranks: list[int]
     request: str
+    depth: int
 
 
 class KillRanks(Message):
@@ -607,9 +655,10 @@ class AskLog(Message):
 
 
 class AskStack(Message):
-    """Where is every rank?"""
+    """Where is every rank? With so many frames of each at most."""
 
     request: str
+    depth: int
 
 
 class Detach(Message):
@@ -687,6 +736,13 @@ class LogPage(Message):
     written: int
 
 
+class Stacks(Message):
+    """The answer to `AskStack`: every rank of the session, in order."""
+
+    request: str
+    ranks: list[RankStack]
+
+
 class Done(Message):
     """The request was carried out."""
 
@@ -706,7 +762,7 @@ class Closed(Message):
     reason: str
 
 
-Reply = Attached | Tally | Live | Status | LogPage | Done | Refused | Closed
+Reply = Attached | Tally | Live | Status | LogPage | Stacks | Done | Refused | Closed
 
 # ---- bytes -----------------------------------------------------------------------------------------------------------
 

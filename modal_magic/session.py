@@ -36,8 +36,10 @@ ANSWER_SECONDS = 30.0
 """How long a request waits for its answer."""
 CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
+TOP_FRAMES = 3
+"""How many frames of a rank are told where nobody asks for more."""
 
-Answer = TypeVar("Answer", p.Status, p.LogPage, p.Done)
+Answer = TypeVar("Answer", p.Status, p.LogPage, p.Stacks, p.Done)
 
 
 def choose_backend(name: str) -> str:
@@ -209,6 +211,14 @@ class Session:
         if run is not None:
             self._client.ask(p.InterruptRun(run))
         return run
+
+    def stacks(self, depth: int = TOP_FRAMES) -> list[p.RankStack]:
+        """Where every rank is right now, with so many of its innermost frames. Any thread may ask, at any time.
+
+        Takes 0.2 s at most, also where a rank does not answer: then `silent` says why. Raises GatewayLost when the
+        session does not answer.
+        """
+        return self._ask(p.AskStack, p.Stacks, depth).ranks
 
     def restart(self, ranks: Sequence[int] | None = None) -> None:
         """Start these ranks anew (None: all), without variables, and wait until they are ready."""
@@ -399,7 +409,7 @@ class Session:
             case p.Closed(reason=reason):
                 self._closing.set()
                 self._shut(SessionClosed(f"session {self.name!r} is closed: {reason}"))
-            case p.Status() | p.LogPage() | p.Done():
+            case p.Status() | p.LogPage() | p.Stacks() | p.Done():
                 if (answer := self._answers.get(reply.request)) is not None:
                     answer.set_result(reply)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from modal_magic.frameworks.collectives import Collective
 from modal_magic.protocol import ErrorKind, Health, Store
 
 if TYPE_CHECKING:
@@ -18,7 +20,10 @@ ROOMS = {"torch": "modal_magic.frameworks.torch", "none": "modal_magic.framework
 
 
 class Framework(Protocol):
-    """What runs in a worker for a framework. All but `supersede`, `sever` and `where` are called by the main thread."""
+    """What runs in a worker for a framework.
+
+    The main thread calls all of it but `supersede`, `sever` and `collective`.
+    """
 
     device: str
 
@@ -49,8 +54,8 @@ class Framework(Protocol):
     def sever(self) -> None:
         """Cut the connections of the process groups, so that a rank that waits in one comes back."""
 
-    def collective(self) -> tuple[str, int]:
-        """The collective that was entered last and its number."""
+    def collective(self, frames: Sequence[FrameType]) -> Collective:
+        """The collective that a stack of the main thread is in, outermost frame first. Called by any thread."""
 
 
 class Superseded(Exception):

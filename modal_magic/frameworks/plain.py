@@ -6,9 +6,12 @@ import contextlib
 import os
 import random
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
+from modal_magic.frameworks.collectives import BACKWARD, Collective, find_call
 from modal_magic.protocol import ErrorKind, Health
 from modal_magic.specs import WorkerSpec
 
@@ -57,9 +60,10 @@ class Plain:
     def sever(self) -> None:
         """See `Framework`."""
 
-    def collective(self) -> tuple[str, int]:
-        """See `Framework`."""
-        return "", 0
+    def collective(self, frames: Sequence[FrameType]) -> Collective:
+        """See `Framework`. A script may have a process group of its own."""
+        name, _ = find_call(frames) or ("", None)
+        return Collective("" if name == BACKWARD else name)
 
 
 def prepare(spec: WorkerSpec) -> Plain:

@@ -13,9 +13,10 @@ import functools
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,9 +26,11 @@ from torch.distributed import distributed_c10d as c10d
 from torch.nn.parallel import DistributedDataParallel
 
 from modal_magic.frameworks.base import Superseded
+from modal_magic.frameworks.collectives import BACKWARD, Collective, find_call
 from modal_magic.frameworks.plain import reseed_python
 from modal_magic.frameworks.sockets import SocketBook
 from modal_magic.protocol import ErrorKind, Health, Store
+from modal_magic.ranges import name_ranks
 from modal_magic.specs import WorkerSpec
 
 __all__ = ["TorchRank", "open_store", "prepare"]
@@ -36,6 +39,8 @@ OURS = ""
 """The owner of a process group that no script made."""
 GATHER_SECONDS = (0.0005, 0.05)
 """The first and the longest pause between two looks at the door: most ranks come at once, some wait for long."""
+UNCOUNTED = ("init_", "new_", "split_", "destroy_", "Distributed", "forward")
+"""How the calls begin that are no collective of a group, or several: no number tells them apart."""
 COMMUNICATION_ERRORS = (
     "connection reset by peer",
     "connection closed by peer",
@@ -148,9 +153,35 @@ class TorchRank:
         self.severed = True
         self.sockets.shut_down()
 
-    def collective(self) -> tuple[str, int]:
-        """See `Framework`."""
-        return "", sum(self.health().sequences.values())
+    def collective(self, frames: Sequence[FrameType]) -> Collective:
+        """See `Framework`. Which group it is, is among the arguments of the call."""
+        name, frame = find_call(frames) or ("", None)
+        if name == BACKWARD and not any(item.reference() is not None for item in self.wrapped):
+            name = ""
+        try:
+            return self._with_group(name, frame.f_locals if frame is not None and name else {})
+        except Exception:  # the main thread goes on meanwhile, and may be leaving the group
+            return Collective(name)
+
+    def _with_group(self, name: str, arguments: Mapping[str, Any]) -> Collective:
+        default, given = c10d._world.default_pg, arguments.get("group")
+        group = given if isinstance(given, dist.ProcessGroup) else default
+        if group is None:
+            return Collective(name)
+        size = dist.get_world_size()
+        everyone = () if size == int(self.spec.place.environment["WORLD_SIZE"]) else tuple(range(size))
+        if name.startswith(UNCOUNTED):
+            return Collective(name, "", 0, everyone)
+        sequence = group._get_sequence_number_for_group()  # type: ignore[attr-defined]
+        if name.startswith(("send", "recv")):
+            towards, peer = ("to", "dst") if name.startswith("send") else ("from", "src")
+            if not isinstance(other := arguments.get(peer), int):
+                return Collective(name, f"{towards} any rank", sequence, (dist.get_rank(),))
+            return Collective(name, f"{towards} rank {other}", sequence, tuple(sorted({dist.get_rank(), other})))
+        if group is default:
+            return Collective(name, "default group", sequence, everyone)
+        members = tuple(c10d._world.pg_group_ranks[group])
+        return Collective(name, f"group of {name_ranks(members)}", sequence, members)
 
     # -- the wrapped calls
 

@@ -25,6 +25,7 @@ from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
 from modal_magic.node.rank_process import RankProcess, cause_of_death, open_lines
+from modal_magic.node.stacks import silence
 from modal_magic.specs import (
     AgentSpec,
     End,
@@ -43,6 +44,8 @@ LEAVE_SECONDS = 1.5
 EXIT_SECONDS = 2.0
 """How long a worker has to end when the session does."""
 UNWITNESSED = "is gone; with the zygote of its node gone too, nobody can say why"
+UNANSWERED = 8
+"""How many questions a worker is asked ahead of its answers: one that is stuck is not to be asked for ever."""
 
 
 @dataclass(slots=True)
@@ -80,7 +83,8 @@ class Agent:
                 self.tell_gateway(p.Beat())
                 self.memory.look()
             self.look_at_the_clock(now)
-            self.turn(max(0.0, min([next_beat, *self.deadlines()]) - time.monotonic()))
+            due = now if self.pending else min([next_beat, *self.deadlines()])
+            self.turn(max(0.0, due - time.monotonic()))
             self.flush()
         self.gateway.close(linger=500)
 
@@ -121,6 +125,7 @@ class Agent:
     def deadlines(self) -> list[float]:
         """When something is due that no message will announce."""
         due = [worker.kill_at for worker in self.workers.values() if worker.kill_at is not None]
+        due += [when for worker in self.workers.values() for when in worker.asked.values()]
         due += [pipe.flush_at for worker in self.workers.values() for pipe in worker.pipes if pipe.flush_at is not None]
         return [*due, self.leave_by] if self.leaving is not None else due
 
@@ -131,6 +136,9 @@ class Agent:
                 worker.kill_at, worker.forced = None, True
                 worker.verdict = f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
                 self.kill(worker)
+            for request in [request for request, due in worker.asked.items() if now >= due]:
+                del worker.asked[request]
+                self.emit(p.StackTaken(worker.rank, request, None, [], silence(worker.pid)))
             for pipe in worker.pipes:
                 if pipe.flush_at is not None and now >= pipe.flush_at:
                     pipe.read_all()
@@ -223,9 +231,12 @@ class Agent:
             case p.RegroupRanks(ranks=ranks, generation=generation, together=together):
                 for worker in self.chosen(ranks):
                     worker.give(p.Regroup(generation, together))
-            case p.StackRanks(ranks=ranks, request=request):
+            case p.StackRanks(ranks=ranks, request=request, depth=depth):
                 for worker in self.chosen(ranks):
-                    worker.give(p.TakeStack(request))
+                    worker.asked[request] = time.monotonic() + p.ANSWER_SECONDS
+                    if worker.unanswered < UNANSWERED:
+                        worker.unanswered += 1
+                        worker.give(p.TakeStack(request, depth))
             case p.KillRanks(ranks=ranks):
                 for worker in self.chosen(ranks):
                     worker.verdict = worker.verdict or "was ended to be started anew"
@@ -306,6 +317,10 @@ class Agent:
                 worker.launched = True
             elif isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
                 worker.owes, worker.kill_at = False, None
+            if isinstance(event, p.StackTaken):
+                worker.unanswered -= 1
+                if worker.asked.pop(event.request, None) is None:
+                    continue  # it comes too late
             self.pending.append(data)
 
     def read_output(self, worker: RankProcess, ready: dict[object, int]) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import FrameType, TracebackType
 
+from modal_magic.frameworks.collectives import Collective
 from modal_magic.protocol import ErrorKind, RemoteError
 
 __all__ = ["cell_line", "describe", "describe_exit", "in_cell", "is_cell", "where_interrupted"]
-
-LOGGER = "c10d_logger"
-WAITING_ROOMS = ("/torch/distributed/", "/torch/autograd/", "/torch/_tensor.py", "/modal_magic/frameworks/")
-"""Code in which a rank waits for others: torch's calls, the backward pass of DDP, and what of it this package wraps."""
 
 
 def is_cell(filename: str) -> bool:
@@ -70,24 +67,16 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def where_interrupted(error: BaseException) -> str:
+def where_interrupted(error: BaseException, collective_of: Callable[[Sequence[FrameType]], Collective]) -> str:
     """`all_reduce at cell line 3`: the torch.distributed call that a rank was in, if any, and the line of the cell.
 
     The interrupt can land while the call's own error is being handled; then that error knows the call.
     """
-    collective = ""
+    name = ""
     cause: BaseException | None = error
-    while cause is not None and not collective:
-        collective = _outermost_collective(cause)
+    while cause is not None and not name:
+        name = collective_of([frame for frame, _ in traceback.walk_tb(cause.__traceback__)]).name
         cause = cause.__context__
     line = cell_line(_places(error.__traceback__))
     place = f"cell line {line}" if line else "the cell"
-    return f"{collective} at {place}" if collective else place
-
-
-def _outermost_collective(error: BaseException) -> str:
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        code = frame.f_code
-        if any(room in code.co_filename for room in WAITING_ROOMS) and LOGGER not in code.co_filename:
-            return code.co_name
-    return ""
+    return f"{name} at {place}" if name else place

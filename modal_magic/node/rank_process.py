@@ -18,7 +18,10 @@ __all__ = ["RankProcess", "cause_of_death", "open_lines"]
 
 @dataclass(eq=False, slots=True)
 class RankProcess:
-    """A worker seen from outside. `outgoing` is what it has not read yet: an agent waits for no rank."""
+    """A worker seen from outside. `outgoing` is what it has not read yet: an agent waits for no rank.
+
+    `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer.
+    """
 
     rank: int
     channel: Channel
@@ -32,6 +35,8 @@ class RankProcess:
     verdict: str = ""
     forced: bool = False
     outgoing: bytearray = field(default_factory=bytearray)
+    asked: dict[str, float] = field(default_factory=dict)
+    unanswered: int = 0
 
     def give(self, task: p.Task) -> None:
         """Have a task sent, after those that are not yet read."""

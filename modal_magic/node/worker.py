@@ -25,7 +25,7 @@ from modal_magic.node.channel import Channel
 from modal_magic.node.failure import describe, describe_exit, in_cell, where_interrupted
 from modal_magic.node.orphans import die_with
 from modal_magic.node.shell import RankShell, make_shell
-from modal_magic.node.stacks import take_stack
+from modal_magic.node.stacks import Sampler
 from modal_magic.specs import WorkerSpec
 
 __all__ = ["run_worker"]
@@ -45,6 +45,7 @@ class Worker:
     shell: RankShell
     framework: Framework
     anew: bool
+    sampler: Sampler
     inbox: queue.SimpleQueue[p.Task] = field(default_factory=queue.SimpleQueue)
     running: str = ""
     saying: bool = False
@@ -95,7 +96,7 @@ class Worker:
                     self.shell.reporter.finish()
             except KeyboardInterrupt as error:  # the signal came between the cell and our own frames
                 self.running = ""  # another one has nothing more to end
-                end = ("interrupted", where_interrupted(error))
+                end = ("interrupted", where_interrupted(error, self.framework.collective))
             finally:
                 self.running = ""
         self.unwanted.discard(task.run)
@@ -124,7 +125,7 @@ class Worker:
             code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
             return ("failed", describe_exit(error), code) if code else ("finished", code)
         if self.was_freed(error):
-            return "interrupted", where_interrupted(error)
+            return "interrupted", where_interrupted(error, self.framework.collective)
         reminder = "the rank was started anew, and has lost what it had before"
         missing = self.anew and type(error) is NameError
         kind = self.framework.kind_of(error)
@@ -180,8 +181,8 @@ class Worker:
                 match task := p.decode_task(data):
                     case p.Interrupt(run=run):
                         self.interrupt(run)
-                    case p.TakeStack(request=request):
-                        self.channel.send(take_stack(self.rank, request, self.running, self.framework.collective()))
+                    case p.TakeStack(request=request, depth=depth):
+                        self.channel.send(self.stack_taken(request, depth))
                     case p.Exit():
                         self.unwanted.add(self.running)
                         os.killpg(0, signal.SIGINT)
@@ -192,6 +193,13 @@ class Worker:
                     case _:
                         self.inbox.put(task)
                         posted = True
+
+    def stack_taken(self, request: str, depth: int) -> p.StackTaken:
+        """Where the main thread is. It goes on meanwhile, so looking at it may fail."""
+        try:
+            return p.StackTaken(self.rank, request, *self.sampler.take(self.running, depth))
+        except Exception as error:
+            return p.StackTaken(self.rank, request, None, [], f"cannot be looked at: {type(error).__name__}: {error}")
 
     def interrupt(self, run: str) -> None:
         """Have the main thread leave a run, begun or not: by a signal, then by cutting what it waits for."""
@@ -226,7 +234,8 @@ def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket
     }
     outlet: list[Worker] = []
     shell = make_shell(lambda shown: outlet[0].display(shown), namespace)
-    worker = Worker(rank, channel, shell, framework, spec.place.anew)
+    sampler = Sampler(framework, threading.get_ident())
+    worker = Worker(rank, channel, shell, framework, spec.place.anew, sampler)
     outlet.append(worker)
     shell.hush = worker.was_freed
     interval = max(progress.INTERVAL_SECONDS, namespace["world_size"] / progress.EVENTS_PER_SECOND)

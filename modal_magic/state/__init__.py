@@ -10,6 +10,7 @@ from modal_magic.state.machine import (
 )
 from modal_magic.state.plan import Plan, Rank
 from modal_magic.state.runs import ActiveRun
+from modal_magic.state.stalls import LOOK_SECONDS, PATIENCE_SECONDS, StallWatch, find_stall
 from modal_magic.state.tables import (
     BUSY,
     FREE,
@@ -40,6 +41,8 @@ __all__ = [
     "CLOSING_SECONDS",
     "FREE",
     "GROUP_SECONDS",
+    "LOOK_SECONDS",
+    "PATIENCE_SECONDS",
     "RANK_TABLE",
     "SESSION_TABLE",
     "VERDICT_SECONDS",
@@ -60,7 +63,9 @@ __all__ = [
     "RankState",
     "SessionState",
     "SetTimer",
+    "StallWatch",
     "Stimulus",
     "Tell",
     "UnexpectedEvent",
+    "find_stall",
 ]

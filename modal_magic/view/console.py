@@ -16,6 +16,7 @@ from modal_magic import protocol as p
 from modal_magic.lines import utf8_size
 from modal_magic.view.failure import headline
 from modal_magic.view.picture import Picture
+from modal_magic.view.stack import stall_sentence
 from modal_magic.view.text import Part, TextView, bytes_in_words
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def follow(run: Run, view: TextView, picture: Picture, paced: bool, limited: boo
                     show(("stderr", f"waiting for {before} of this session; an interrupt takes this cell out again\n"))
                 elif isinstance(event, p.Notice):
                     show(("stderr", f"{event.text}\n"))
+                elif isinstance(event, p.Stalled):
+                    show(("stderr", f"{stall_sentence(event)}\n"))
             for part in view.turn(events, last=over).parts:
                 waiting.extend(_pieces(part))
             while waiting and not enough:
