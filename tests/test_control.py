@@ -29,7 +29,7 @@ print(precious, int(total), ddp.module.weight.grad.tolist())
 COLLECTIVES = {
     "all_reduce": "dist.all_reduce(torch.ones(1))",
     "barrier": "dist.barrier()",
-    "backward": "ddp(torch.ones(1, 2)).sum().backward()",
+    "backward (DDP)": "ddp(torch.ones(1, 2)).sum().backward()",
     "broadcast": "dist.broadcast(torch.ones(1), src=1)",
     "all_gather_object": "dist.all_gather_object([None] * 4, rank)",
     "init_process_group": "dist.init_process_group('gloo')",
@@ -73,7 +73,9 @@ def test_a_rank_that_raises_frees_those_that_wait_for_it(book: Notebook, name: s
     source = f"if rank == 1:\n    print('at', flush=True)\n    raise ValueError('it was me')\n{COLLECTIVES[name]}"
     shown = book.run(FOUR + source)
     assert shown.error.startswith("rank 1 raised ValueError: it was me at cell line 4."), shown.error
-    assert re.search(rf"[Rr]anks 0,2-3 were interrupted in {name} at cell line 5\.", shown.error), shown.error
+    assert re.search(rf"[Rr]anks 0,2-3 were interrupted in {re.escape(name)} at cell line 5\.", shown.error), (
+        shown.error
+    )
     assert shown.error.endswith("Variables are kept on all ranks.")
     assert shown.seconds - shown.when("[rank 1] at") < 2
     check_that_all_goes_on(book)
