@@ -12,6 +12,7 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
+from modal_magic.protocol import RankStack, Whereabouts
 from modal_magic.server.hub import Hub
 from modal_magic.server.watched import STACK_SECONDS, Watched
 from modal_magic.values import SESSION_NAME
@@ -99,34 +100,36 @@ class LogHandler(Handler):
         self.reply({"lines": lines, "total": total})
 
 
+def _shown(stack: RankStack) -> dict[str, object]:
+    """Where a rank is, as the views read it."""
+    where = stack.where or Whereabouts()
+    return {
+        "state": stack.state,
+        "line": where.line,
+        "function": where.function,
+        "collective": where.collective,
+        "group": where.group,
+        "sequence": where.sequence,
+        "seconds": where.since,
+        "silent": stack.silent,
+        "frames": [{"where": frame.where, "line": frame.line, "function": frame.function} for frame in stack.frames],
+    }
+
+
 class StacksHandler(Handler):
     """POST: where every rank is."""
 
     @web.authenticated
     async def post(self, name: str) -> None:
-        """The answers that came in time, by rank."""
+        """By rank: its state, where it is, its frames, and why it does not answer, if so."""
         watched = await self.session(name)
-        question, wanted = watched.ask_stacks(), watched.connection.nodes * watched.connection.ranks_per_node
+        question = watched.ask_stacks()
         until = asyncio.get_running_loop().time() + STACK_SECONDS
-        while len(watched.stacks(question)) < wanted and asyncio.get_running_loop().time() < until:
+        while watched.stacks(question) is None and asyncio.get_running_loop().time() < until:
             await asyncio.sleep(0.02)
-        taken = watched.stacks(question)
+        stacks = watched.stacks(question) or []
         watched.forget_stacks(question)
-        self.reply(
-            {
-                str(rank): {
-                    "state": taken[rank].state,
-                    "line": taken[rank].line,
-                    "collective": taken[rank].collective,
-                    "sequence": taken[rank].sequence,
-                    "frames": [
-                        {"where": frame.where, "line": frame.line, "function": frame.function}
-                        for frame in taken[rank].frames
-                    ],
-                }
-                for rank in sorted(taken)
-            }
-        )
+        self.reply({str(stack.rank): _shown(stack) for stack in stacks})
 
 
 class ActionHandler(Handler):

@@ -6,7 +6,6 @@ import threading
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
 from modal_magic.client import Client
@@ -23,17 +22,13 @@ LINES = 5000
 """So many of the newest lines of a run are kept; the session's own log has all."""
 LINE_CHARACTERS = 2000
 STACK_SECONDS = 1.0
-"""How long ranks have to say where they are; one that holds the interpreter cannot."""
+"""How long a gateway has to say where its ranks are; it waits for them for less."""
+
+FRAMES = 12
+"""How many frames of a rank are asked for."""
 
 LogLine = tuple[int, float, int, str, str]
 """Number, seconds since the run began, rank, stream, text."""
-
-
-@dataclass(slots=True)
-class Stacks:
-    """What ranks have answered to one question where they are."""
-
-    taken: dict[int, p.StackTaken] = field(default_factory=dict)
 
 
 class Watched:
@@ -55,7 +50,7 @@ class Watched:
         self._assembler = LineAssembler()
         self._lines: deque[LogLine] = deque(maxlen=LINES)
         self._count = 0
-        self._stacks: dict[str, Stacks] = {}
+        self._stacks: dict[str, list[p.RankStack] | None] = {}
         self._answers: dict[str, str] = {}
         self._client = Client(
             loop, connection, self._on_record, self._on_reply, lambda silent: None, self._on_end, watches=True
@@ -126,13 +121,13 @@ class Watched:
     def ask_stacks(self) -> str:
         """Have ranks say where they are. Returns the name of the question, for `stacks`."""
         name = uuid.uuid4().hex[:12]
-        self._stacks[name] = Stacks()
-        self._client.ask(p.AskStack(name))
+        self._stacks[name] = None
+        self._client.ask(p.AskStack(name, FRAMES))
         return name
 
-    def stacks(self, name: str) -> dict[int, p.StackTaken]:
-        """What has been answered so far."""
-        return self._stacks[name].taken
+    def stacks(self, name: str) -> list[p.RankStack] | None:
+        """The answer, None before it has come."""
+        return self._stacks[name]
 
     def forget_stacks(self, name: str) -> None:
         """Nobody waits for more answers."""
@@ -153,8 +148,6 @@ class Watched:
                     self._begin(run)
                 case p.SessionChanged(state=state):
                     self._state, self._state_since = state, record.time
-                case p.StackTaken(request=request) if request in self._stacks:
-                    self._stacks[request].taken[event.rank] = event
                 case p.Output() if self._run is not None and event.run == self._run.run:
                     for text in self._assembler.feed(event.rank, event.stream, event.text):
                         self._keep(record.time, event.rank, event.stream, text)
@@ -184,6 +177,8 @@ class Watched:
                     # What changes all the time must not make a session look changed.
                     self.dirty = self.dirty or self._status is None or _told(self._status) != _told(reply)
                     self._status = reply
+                case p.Stacks(request=request, ranks=ranks) if request in self._stacks:
+                    self._stacks[request] = ranks
                 case p.Live(events=events):
                     for event in events:
                         if self._run is not None:
