@@ -138,7 +138,7 @@ class ModalMagics(Magics):
             try:
                 session = self.find(name)
                 self.say("\n".join(status_lines(session.status(), str(session.shape))))
-            except SessionError as error:
+            except (SessionError, UsageError) as error:
                 if "session" in given:
                     raise
                 self.say(f"{name}: {error}")

@@ -24,11 +24,11 @@ __all__ = [
 
 
 BIRTH_SECONDS = 1.0
-"""Two births of a process that are no further apart are one: a clock that is set moves both."""
+"""Births that are no further apart are one."""
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """Who is starting the session of a folder: a process, and the moment of its birth in seconds since 1970."""
+    """Who is starting the session of a folder: a process, and its `birth`."""
 
     pid: int
     born: float
@@ -37,8 +37,8 @@ class Claim(msgspec.Struct, frozen=True):
 class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client must know to reach a session. `secret_key` lets its holder run code: the file is mode 0600.
 
-    `pid` is the process of the gateway and `born` the moment of its birth in seconds since 1970; 0 where that is on
-    another machine. `notebook` is the file from which the session was started, empty where that is not known.
+    `pid` is the process of the gateway and `born` its `birth`; 0 where that is on another machine. `notebook` is the file
+    from which the session was started, empty where that is not known.
     """
 
     version: int
@@ -83,12 +83,14 @@ def names() -> list[str]:
 
 
 def birth(pid: int) -> float | None:
-    """When a process of this machine began, in seconds since 1970; None if it is not there."""
+    """When a process of this machine began, in seconds by a clock that nobody sets; None if it is not there."""
     import psutil
 
     try:
+        # Linux counts from the start of the system, and psutil adds when that was: a guess that moves with the clock.
+        start = psutil.boot_time() if sys.platform == "linux" else 0.0
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time() - start)
     except psutil.Error:
         return None
 
