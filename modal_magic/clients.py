@@ -30,8 +30,8 @@ RETRY_SECONDS = 0.01
 UNSEEN = 16
 """At most so many runs that ended unseen are told to a new client: the newest."""
 
-BULK = p.Output | p.Display
-"""Events that are of use to nobody once they were shown."""
+SHOWN_ONCE = p.Output | p.Display | p.RunQueued | p.RunRetried
+"""Events of a run that are of use to nobody once they were shown."""
 
 
 class Door(Protocol):
@@ -62,9 +62,9 @@ class Replay:
         number, event = record.sequence, record.event
         if number > self.until:
             return True
-        if isinstance(event, BULK):
+        if isinstance(event, SHOWN_ONCE):
             return event.run in self.shown and number > self.shown[event.run]
-        return not isinstance(event, p.Notice) or number > min(self.shown.values())
+        return not isinstance(event, p.Notice) or number > min(self.shown.values(), default=self.until)
 
 
 @dataclass(slots=True)

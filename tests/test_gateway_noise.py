@@ -109,8 +109,14 @@ def test_a_gateway_stands_whatever_its_nodes_say(tmp_path: Path, seed: int) -> N
 def test_a_gateway_stands_whatever_its_clients_say(tmp_path: Path, seed: int) -> None:
     rig, chance = Rig(tmp_path), random.Random(seed)
     requests = [request for request in messages(p.Request) if not isinstance(request, p.Stop)]
+    requests += [p.Attach(p.VERSION, "client", since) for since in (None, 0, -5, 3, 2**40)]
+    for node_rank in (0, 1):
+        rig.node(node_rank, p.encode(joined(node_rank)))
+        rig.node(node_rank, p.encode(p.Happened([p.Notice(f"node {node_rank} has something to say")])))
     rig.client(p.encode(p.Attach(p.VERSION, "client", None)))
     for _ in range(400):
+        for node_rank in (0, 1):
+            rig.node(node_rank, p.encode(p.Beat()))
         data = damaged(chance, p.encode(chance.choice(requests)))
         present = rig.gateway.clients.present(b"client")
         number = present.taken + 1 if present is not None and chance.random() < 0.8 else chance.randrange(2**64)
