@@ -18,6 +18,7 @@ from modal_magic import protocol as p
 from modal_magic.errors import GatewayBusy, GatewayLost, RankFailed, RunInterrupted, SessionError, UsageError
 from modal_magic.run import Run
 from modal_magic.session import Resources
+from modal_magic.view.failure import strip_colours
 from tests.support.notebook import Notebook, notebook
 
 IN_TWO_PARTS = """\
@@ -152,7 +153,7 @@ def test_what_ended_while_no_kernel_was_there_is_shown_with_its_failure(
         assert "The run of In[3] has ended since" in shown.stdout
         assert of_rank(shown.stdout, 0)[-20:] == REST
         assert shown.error_name == "RankFailed" and "rank 1 raised ValueError: at the end" in shown.error
-        assert "if rank == 1:" in shown.traceback
+        assert "if rank == 1:" in strip_colours(shown.traceback)
         assert second.run("%%modal_distributed\nnumber").lines == ["[rank 0] 39", "[rank 1] 39"]
         second.run("%modal_stop")
 
