@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from collections.abc import Callable
 
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -10,6 +11,31 @@ from modal_magic import completion, registry
 from modal_magic.magics import ModalMagics
 
 __all__ = ["load", "unload"]
+
+
+def watch_end(shell: InteractiveShell, ends: Callable[[], None]) -> None:
+    """Have `ends` called when this kernel is shut down and not restarted; without a kernel, when Python exits.
+
+    Only the request says which of the two it is. It may come in a thread of the kernel's own while a cell runs.
+    """
+    kernel = getattr(shell, "kernel", None)
+    if kernel is None:
+        atexit.register(ends)
+        return
+    shut_down = kernel.do_shutdown
+
+    def do_shutdown(restart: bool) -> object:
+        if not restart:
+            ends()
+        return shut_down(restart)
+
+    kernel.do_shutdown = do_shutdown
+
+
+def unwatch_end(shell: InteractiveShell, ends: Callable[[], None]) -> None:
+    """Undo `watch_end`."""
+    atexit.unregister(ends)
+    vars(getattr(shell, "kernel", shell)).pop("do_shutdown", None)
 
 
 def _loaded(shell: InteractiveShell) -> ModalMagics | None:
@@ -25,6 +51,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     completion.install(shell, registry.names)
     atexit.register(magics.close)
+    watch_end(shell, magics.kernel_ends)
     magics.resources.prepare()
 
 
@@ -38,5 +65,6 @@ def unload(shell: InteractiveShell) -> None:
         for name in magics.magics[kind]:
             shell.magics_manager.magics[kind].pop(name, None)
     del shell.magics_manager.registry["ModalMagics"]
+    unwatch_end(shell, magics.kernel_ends)
     atexit.unregister(magics.close)
     magics.close()

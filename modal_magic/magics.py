@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,11 +22,13 @@ from modal_magic.attaching import notebook_of, refuse_for, show_missed, to_retur
 from modal_magic.errors import CellSyntaxError, GatewayLost, ModalMagicError, SessionError, SessionGone, UsageError
 from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Options, differences, resolve
 from modal_magic.protocol import Retries
-from modal_magic.ranges import name_ranks, parse_ranks
+from modal_magic.ranges import parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
+from modal_magic.run import Run
 from modal_magic.session import CELL_BYTES, TOP_FRAMES, Resources, Session, choose_backend
 from modal_magic.transcript import RunLog
-from modal_magic.view.console import follow
+from modal_magic.view.background import CellOutput, attend, ending, exits
+from modal_magic.view.console import follow, show
 from modal_magic.view.logs import save_log, show_log
 from modal_magic.view.picture import choose_picture
 from modal_magic.view.stack import stack_lines
@@ -49,11 +52,11 @@ def options_of(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         documented: Callable[..., Any] = magic_arguments()(method)
 
         @functools.wraps(documented)
-        def helpful(self: ModalMagics, line: str, *cell: str) -> None:
+        def helpful(self: ModalMagics, line: str, *cell: str) -> object:
             if {"-h", "--help"}.isdisjoint(line.split()):
-                documented(self, line, *cell)
-            else:
-                self.say(str(documented.__doc__))
+                return documented(self, line, *cell)
+            self.say(str(documented.__doc__))
+            return None
 
         return helpful
 
@@ -70,16 +73,29 @@ class ModalMagics(Magics):
         self.resources = resources or Resources()
         self.sessions: dict[str, Session] = {}
         self.current: str | None = None
+        self.untold: list[Run] = []
+        self.ending: set[str] = set()
+        self.latest: CellOutput | None = None
+        self.at_work = False
 
     # -- the magics
 
     @line_cell_magic
     @options_of("modal_distributed")
-    def modal_distributed(self, line: str, cell: str | None = None) -> None:
+    def modal_distributed(self, line: str, cell: str | None = None) -> Run | None:
         """Run a cell on the ranks of a session, and start the session if need be.
 
         As a line magic it only starts or changes the session. A cell without shape options goes to the current one.
+        With --background the value of the cell is the handle of its run.
         """
+        self.latest, self.at_work = CellOutput.of(self.host), True
+        try:
+            return self.distribute(line, cell)
+        finally:
+            self.at_work = False
+
+    def distribute(self, line: str, cell: str | None) -> Run | None:
+        """What `modal_distributed` does."""
         given = parse_line(line, TABLES["modal_distributed"])
         options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given)
         if cell is not None:
@@ -88,7 +104,7 @@ class ModalMagics(Magics):
         if cell is None:
             session.ready()
             self.say(f"{session.name}: {session.world_size} ranks, {session.state}")
-            return
+            return None
         ranks = self.chosen(options.ranks, session)
         show = None if options.show in (None, "all") else self.chosen(options.show, session)
         run = session.run(
@@ -101,13 +117,28 @@ class ModalMagics(Magics):
             first_line=2,
         )
         view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
+        limited = options.output_limit is not None
+        if options.handle is not None:
+            self.host.push({options.handle: run})
+        if options.background:
+            self.leave_behind(run, view, limited)
+            return run
         picture = choose_picture(in_jupyter(self.host), run.view, run.snapshot)
-        follow(run, view, picture, paced=in_jupyter(self.host), limited=options.output_limit is not None)
+        follow(run, view, picture, paced=in_jupyter(self.host), limited=limited)
         self.tell_notices(session)
         self.resources.prepare(session.backend_name)  # not earlier: importing torch takes a core for seconds
-        if left := [rank.rank for rank in run.ranks.values() if rank.exit_code == 0]:
-            self.say(f"[{name_ranks(left)}] sys.exit ended the cell with code 0")
+        for sentence in exits(run):
+            self.say(sentence)
         run.check()
+        return None
+
+    def leave_behind(self, run: Run, view: TextView, limited: bool) -> None:
+        """Have a run shown in the output of its cell while the notebook goes on; elsewhere its end is told later."""
+        if self.latest is None:
+            self.untold.append(run)
+            return
+        arguments = (run, view, self.latest, limited)
+        threading.Thread(target=attend, args=arguments, name=f"modal_magic run {run.id}", daemon=True).start()
 
     @line_magic
     @options_of("modal_attach")
@@ -266,6 +297,9 @@ class ModalMagics(Magics):
         if others:  # it may be that one of these was meant
             there = f"%modal_attach NAME goes to one that is there: {', '.join(others)}"
             print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
+        if options.end_with_kernel:
+            self.ending.add(session.name)
+        session.alert = self.alert
         self.sessions[session.name] = session
         self.current = session.name
         return session
@@ -276,6 +310,7 @@ class ModalMagics(Magics):
         if session is None or session.closed:
             self.sessions.pop(name, None)
             session = self.sessions[name] = Session.attach(name, self.resources)
+            session.alert = self.alert
         return session
 
     def let_go(self, name: str) -> None:
@@ -297,6 +332,7 @@ class ModalMagics(Magics):
     def forget(self, name: str) -> None:
         """A session is gone."""
         self.sessions.pop(name, None)
+        self.ending.discard(name)
         if self.current == name:
             self.current = None
 
@@ -324,9 +360,25 @@ class ModalMagics(Magics):
         print(text, flush=True)
 
     def tell_notices(self, session: Session) -> None:
-        """Pass on what the session has to say."""
+        """Pass on what the session has to say, and how runs in the background have ended that was not told yet."""
         while not session.notices.empty():
             self.say(session.notices.get())
+        for run in [run for run in self.untold if run.done]:
+            self.untold.remove(run)
+            show(ending(run))
+
+    def alert(self, text: str) -> bool:
+        """Tell a notice at once, below the last cell, where none is at work that would tell it. Whether it was told."""
+        if self.at_work or self.latest is None:
+            return False
+        self.latest.put(("stderr", f"{text}\n"))
+        return True
+
+    def kernel_ends(self) -> None:
+        """The kernel is shut down for good: end the sessions that were started with `--end-with-kernel`."""
+        for name in self.ending & self.sessions.keys():
+            with contextlib.suppress(ModalMagicError):
+                self.sessions[name].end("its kernel was shut down (--end-with-kernel)")
 
     def close(self) -> None:
         """Let go of all sessions, which live on until their lease is over, and leave no thread or process."""

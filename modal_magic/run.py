@@ -13,6 +13,8 @@ from modal_magic.ranges import name_ranks
 from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours, whereabouts
 from modal_magic.view.model import RankView, RunView
 from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot, where_it_runs
+from modal_magic.view.status import seconds_in_words
+from modal_magic.view.text import TextView
 
 if TYPE_CHECKING:
     from modal_magic.session import Session
@@ -21,7 +23,11 @@ __all__ = ["Run"]
 
 
 class Run:
-    """One execution of a cell on some ranks, as its client sees it."""
+    """One execution of a cell on some ranks: the handle that `Session.run` and `--background` give.
+
+    It says how the run stands (`status`, `done`, its repr), what the ranks showed (`output`, `result`, `ranks`), and
+    can `wait` for the run or `interrupt` it. None of that but `wait` waits.
+    """
 
     def __init__(self, session: Session, name: str) -> None:
         self.session = session
@@ -52,6 +58,27 @@ class Run:
     def done(self) -> bool:
         """Whether the run is over on every rank."""
         return self._over.is_set()
+
+    @property
+    def output(self) -> str:
+        """All that the ranks have shown so far, as a notebook shows it: each line with its rank."""
+        parts = TextView(self.session.world_size).turn(tuple(self.view.shown), last=True).parts
+        texts = [
+            str(part.data.get("text/plain", "")) + "\n" if isinstance(part, p.Display) else part[1] for part in parts
+        ]
+        return "".join(texts)
+
+    @property
+    def result(self) -> dict[int, str]:
+        """The value of the cell's last expression as its text, by rank; ranks without one are left out."""
+        values = {number: rank.result for number, rank in sorted(self.view.ranks.items())}
+        return {number: value for number, value in values.items() if value is not None}
+
+    def __repr__(self) -> str:
+        ranks = f" on {name_ranks(self.ranks)}" if self.ranks else ""
+        took = f" after {seconds_in_words(self.view.seconds)}" if self.view.seconds is not None else ""
+        attempt = f", attempt {self.view.attempt}" if self.view.attempt > 1 else ""
+        return f"<run {self.id} of session {self.session.name!r}{ranks}: {self.status}{took}{attempt}>"
 
     def wait(self, timeout: float | None = None) -> Self:
         """Wait for the end of the run, and return it.

@@ -224,12 +224,16 @@ class Session:
         """Start these ranks anew (None: all), without variables, and wait until they are ready."""
         self._ask(p.Restart, p.Done, None if ranks is None else list(ranks))
 
+    def end(self, reason: str) -> None:
+        """Tell the session to end, and do not wait for it; `reason` is a clause for those who use it still."""
+        self.check_open()
+        self._client.ask(p.Stop(reason))
+
     def stop(self, seconds: float = 10.0) -> None:
         """End the session and wait until nothing is left of it. Raises SessionError if `seconds` are not enough."""
         if not self.closed:
             with contextlib.suppress(SessionError):
-                self.check_open()
-                self._client.ask(p.Stop("it was stopped"))
+                self.end("it was stopped")
                 self._closing.wait(seconds)
         self._shut(SessionClosed(f"session {self.name!r} was stopped"))
         if self._own_resources or self.backend_name in self._resources._backends:
@@ -314,6 +318,7 @@ class Session:
         self._clock_ahead = math.inf
         self.state = "launching"
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.alert: Callable[[str], bool] = lambda text: False
 
     def _connect(self, connection: registry.Connection) -> None:
         self.connection = connection
@@ -420,11 +425,11 @@ class Session:
             for run in list(self._runs.values()):
                 run.take(event, record.time, record.sequence)
         elif isinstance(event, p.Notice):
-            self.notices.put(event.text)
+            self._notify(event.text)
         elif isinstance(event, p.SessionChanged):
             self._take_state(event.state)
             if event.state == "degraded" and event.reason:
-                self.notices.put(event.reason)
+                self._notify(event.reason)
             elif event.state == "closing":
                 for run in list(self._runs.values()):
                     run.give_up(SessionClosed(f"session {self.name!r} is closed: {event.reason}"))
@@ -444,6 +449,10 @@ class Session:
         self.state = state
         if state != "launching":
             self._up.set()
+
+    def _notify(self, text: str) -> None:
+        if not self.alert(text):
+            self.notices.put(text)
 
     def _on_silence(self, silent: bool) -> None:
         text = f"{self._client.silence()}. This waits for it; an interrupt ends the wait"

@@ -69,13 +69,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "transcript": {*GROUND, "segments"},
     "session": {*GROUND, "transcript", "registry", "link", "client", "backends", "view", "run"},
     "attaching": {*GROUND, "registry", "run", "session", "view"},
-    "magics": {*GROUND, "transcript", "registry", "completion", "attaching", "session", "view"},
+    "magics": {*GROUND, "transcript", "registry", "completion", "attaching", "run", "session", "view"},
     "extension": {*GROUND, "registry", "completion", "magics"},
     "backends": {*GROUND, "registry", "link", "backends"},
     "frameworks": {*GROUND, "frameworks"},
     "node": {*GROUND, "link", "frameworks", "node"},
     "node/born": {*GROUND, "serving", "frameworks", "node"},
     "view": {*GROUND, "view"},
+    "view/background": {*GROUND, "run", "view"},
     "server": {*GROUND, "registry", "link", "client", "view", "server"},
 }
 """The arrows of the design: for each room, or each file of one, what it may import at run time."""

@@ -55,7 +55,7 @@ def kill_strays(known: set[int]) -> None:
 
 
 def die_with(lifeline: socket.socket) -> None:
-    """Have the system kill this process the moment the other end of `lifeline` is closed, whatever it is doing.
+    """Have the system kill this process and its group once the other end of `lifeline` is closed, whatever they do.
 
     Linux: signal-driven input with F_SETSIG (fcntl(2)), which needs no cooperation of Python. Nothing is ever written
     to a lifeline. Elsewhere the control channel's end is what ends a worker.
@@ -63,6 +63,6 @@ def die_with(lifeline: socket.socket) -> None:
     if sys.platform != "linux":
         return
     descriptor = lifeline.fileno()
-    fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(descriptor, fcntl.F_SETOWN, -os.getpgrp())
     fcntl.fcntl(descriptor, F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(descriptor, fcntl.F_SETFL, fcntl.fcntl(descriptor, fcntl.F_GETFL) | os.O_ASYNC)

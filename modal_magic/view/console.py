@@ -65,8 +65,25 @@ def allowance_for(paced: bool) -> Allowance:
     return Allowance() if paced else Allowance(burst=1 << 60)
 
 
-def follow(run: Run, view: TextView, picture: Picture, paced: bool, limited: bool) -> None:
-    """Show a run until it is over, and pass the kernel's interrupt on to its ranks.
+def show(part: Part) -> None:
+    """Put text or a rich output into the cell's output."""
+    if not isinstance(part, p.Display):
+        target = sys.stderr if part[0] == "stderr" else sys.stdout
+        target.write(part[1])
+        target.flush()
+        return
+    if part.kind == "clear":
+        return  # one rank must not clear what the others have shown
+    from IPython.display import publish_display_data
+
+    transient = {"display_id": f"rank-{part.rank}-{part.display_id}"} if part.display_id else None
+    publish_display_data(part.data, part.metadata, transient=transient, update=part.kind == "update")
+
+
+def follow(
+    run: Run, view: TextView, picture: Picture, paced: bool, limited: bool, put: Callable[[Part], None] = show
+) -> None:
+    """Show a run until it is over, and pass the kernel's interrupt on to its ranks. `put` is what shows a part.
 
     `paced` keeps within what a Jupyter server lets through. With `limited`, text that is still held back when the run
     is over is dropped for one line that says how much there is in the log, so that the prompt comes back at once;
@@ -91,11 +108,11 @@ def follow(run: Run, view: TextView, picture: Picture, paced: bool, limited: boo
             for event in events:
                 if isinstance(event, p.RunQueued) and event.position:
                     before = f"{event.position} run{'s' * (event.position != 1)}"
-                    show(("stderr", f"waiting for {before} of this session; an interrupt takes this cell out again\n"))
+                    put(("stderr", f"waiting for {before} of this session; an interrupt takes this cell out again\n"))
                 elif isinstance(event, p.Notice):
-                    show(("stderr", f"{event.text}\n"))
+                    put(("stderr", f"{event.text}\n"))
                 elif isinstance(event, p.Stalled):
-                    show(("stderr", f"{stall_sentence(event)}\n"))
+                    put(("stderr", f"{stall_sentence(event)}\n"))
             for part in view.turn(events, last=over).parts:
                 waiting.extend(_pieces(part))
             while waiting and not enough:
@@ -105,13 +122,15 @@ def follow(run: Run, view: TextView, picture: Picture, paced: bool, limited: boo
                     missing += _text_size(waiting.popleft())
                     continue
                 picture.hide()
-                show(waiting.popleft())
-            if run.view.failing and not failed_at:
+                put(waiting.popleft())
+            if not run.view.failing:
+                failed_at, told = 0.0, False  # it is tried again
+            elif not failed_at:
                 failed_at = time.monotonic()
             if failed_at and not told and not over and time.monotonic() - failed_at > HEADLINE_SECONDS:
                 told = True
                 picture.hide()
-                show(("stderr", f"{headline(run.view)}\n"))
+                put(("stderr", f"{headline(run.view)}\n"))
             if not waiting and not view.holding:
                 run.shown(view.unfinished)
             if waiting and not over:
@@ -120,7 +139,8 @@ def follow(run: Run, view: TextView, picture: Picture, paced: bool, limited: boo
                 time.sleep(TURN_SECONDS)
         picture.turn(over=True)
     missing += sum(_text_size(part) for part in waiting)
-    _say_what_is_missing(run.view.withheld + missing, run.session.name)
+    if size := run.view.withheld + missing:
+        put(("stdout", f"… {bytes_in_words(size)} more: %modal_logs --session {run.session.name}\n"))
 
 
 @contextlib.contextmanager
@@ -138,11 +158,6 @@ def _interrupts_for(run: Run) -> Iterator[list[int]]:
         yield late
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _say_what_is_missing(size: int, session: str) -> None:
-    if size:
-        print(f"… {bytes_in_words(size)} more: %modal_logs --session {session}", flush=True)
 
 
 def _pieces(part: Part) -> list[Part]:
@@ -171,18 +186,3 @@ def size_of(part: Part) -> int:
     """What a part takes of the allowance: its bytes as the kernel sends them, which is in JSON."""
     texts = [part[1]] if not isinstance(part, p.Display) else [str(value) for value in part.data.values()]
     return max(MESSAGE_BYTES, sum(utf8_size(json.dumps(text, ensure_ascii=False)) for text in texts))
-
-
-def show(part: Part) -> None:
-    """Put text or a rich output into the cell's output."""
-    if not isinstance(part, p.Display):
-        target = sys.stderr if part[0] == "stderr" else sys.stdout
-        target.write(part[1])
-        target.flush()
-        return
-    if part.kind == "clear":
-        return  # one rank must not clear what the others have shown
-    from IPython.display import publish_display_data
-
-    transient = {"display_id": f"rank-{part.rank}-{part.display_id}"} if part.display_id else None
-    publish_display_data(part.data, part.metadata, transient=transient, update=part.kind == "update")

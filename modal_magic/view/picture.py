@@ -30,6 +30,10 @@ LINE_SECONDS = 10.0
 """The first line where nothing can be drawn anew; each next one takes half as long again."""
 
 
+Publish = Callable[[dict[str, Any], str, bool], None]
+"""Puts data by their MIME types under a display id; True where that is shown already."""
+
+
 class Picture(Protocol):
     """Draws a run. `hide` makes room for text, `turn` draws what is due, for the last time when the run is `over`."""
 
@@ -74,11 +78,18 @@ class _Pace:
         return max(0.01, self._last + self._seconds - time.monotonic())
 
 
-class DisplayPicture:
-    """A rich output of the cell, which is updated in place."""
+def publish_here(data: dict[str, Any], display_id: str, update: bool) -> None:
+    """Put a rich output into the output of the cell that runs now."""
+    from IPython.display import publish_display_data
 
-    def __init__(self, run: RunView, take: Callable[[], Snapshot]) -> None:
-        self._run, self._take = run, take
+    publish_display_data(data, transient={"display_id": display_id}, update=update)
+
+
+class DisplayPicture:
+    """A rich output of the cell, which is updated in place. `publish` is what puts it there."""
+
+    def __init__(self, run: RunView, take: Callable[[], Snapshot], publish: Publish = publish_here) -> None:
+        self._run, self._take, self._publish = run, take, publish
         self._pace = _Pace(run, DISPLAY_SECONDS)
         self._shown = False
 
@@ -88,14 +99,10 @@ class DisplayPicture:
     def turn(self, over: bool) -> float | None:
         """Draw what is due."""
         if self._pace.due(over):
-            from IPython.display import publish_display_data
-
             shot = self._take()
             if len(shot.ranks) > MANY_RANKS:
                 self._pace._seconds = MANY_SECONDS
-            publish_display_data(
-                bundle(shot), transient={"display_id": f"modal-magic-{self._run.run}"}, update=self._shown
-            )
+            self._publish(bundle(shot), f"modal-magic-{self._run.run}", self._shown)
             self._shown = True
         return self._pace.wait()
 
