@@ -22,7 +22,7 @@ from modal_magic.attaching import notebook_of, refuse_for, show_missed, to_retur
 from modal_magic.errors import CellSyntaxError, GatewayLost, ModalMagicError, SessionError, SessionGone, UsageError
 from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Options, differences, resolve
 from modal_magic.protocol import Retries
-from modal_magic.ranges import parse_ranks
+from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
 from modal_magic.run import Run
 from modal_magic.session import CELL_BYTES, TOP_FRAMES, Resources, Session, choose_backend
