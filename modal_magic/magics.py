@@ -149,6 +149,7 @@ class ModalMagics(Magics):
         shown until its end; an interrupt of this cell interrupts it.
         """
         given = parse_line(line, TABLES["modal_attach"], POSITIONALS["modal_attach"])
+        self.latest = CellOutput.of(self.host)
         name = str(given.get("session") or to_return_to(self.resources, notebook_of(self.host)))
         self.let_go(name)
         session = self.find(name)
