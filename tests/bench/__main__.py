@@ -17,11 +17,12 @@ from tests.bench.memory import MEMORY
 from tests.bench.passes import PASSES
 from tests.bench.report import Result, document, machine, terminal
 from tests.bench.scale import SCALE
+from tests.bench.stacks import STACKS
 from tests.bench.starts import STARTS
 from tests.bench.surroundings import ROOT, alone, clear_up, time_limit
 from tests.bench.training import TRAINING
 
-BENCHES = (STARTS, LOADING, PASSES, LATENCY, FLOOD, MEMORY, TRAINING, SCALE)
+BENCHES = (STARTS, LOADING, PASSES, LATENCY, FLOOD, MEMORY, TRAINING, STACKS, SCALE)
 
 
 def measure(bench: Bench) -> list[Row]:

@@ -1,0 +1,193 @@
+"""Where everyone is, in real ranks and real kernels: while they wait, compute, hold the GIL or are stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modal_magic import RunInterrupted, Session
+from modal_magic import protocol as p
+from modal_magic.run import Run
+from tests.support.notebook import Notebook, notebook
+
+FOUR = "%%modal_distributed --replicas 4 --backend local\n"
+BEFORE = """import asyncio, ctypes, sys, time
+import torch, torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel as DDP
+ddp = DDP(torch.nn.Linear(2, 1))
+for step in range(3): ddp(torch.ones(1, 2)).sum().backward()
+"""
+COLLECTIVES = {
+    "all_reduce": "dist.all_reduce(torch.ones(1))",
+    "barrier": "dist.barrier()",
+    "broadcast": "dist.broadcast(torch.ones(1), src=1)",
+    "all_gather_object": "dist.all_gather_object([None] * 4, rank)",
+    "backward (DDP)": "ddp(torch.ones(1, 2)).sum().backward()",
+    "init_process_group": "dist.init_process_group('gloo')",
+    "DistributedDataParallel()": "DDP(torch.nn.Linear(2, 1))",
+}
+
+
+def found(session: Session, wanted: Callable[[list[p.RankStack]], bool]) -> list[p.RankStack]:
+    """The stacks of a session, as soon as they are as wanted."""
+    until = time.monotonic() + 20
+    while not wanted(stacks := session.stacks()):
+        assert time.monotonic() < until, stacks
+    return stacks
+
+
+def lines(*numbers: int) -> Callable[[list[p.RankStack]], bool]:
+    """Whether the ranks are at these lines of the cell."""
+    return lambda stacks: [stack.where and stack.where.line for stack in stacks] == list(numbers)
+
+
+def leave(run: Run) -> None:
+    """Interrupt a run and wait for its end."""
+    run.interrupt()
+    with pytest.raises(RunInterrupted):
+        run.wait(30)
+
+
+# ---- where ranks are -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COLLECTIVES)
+def test_ranks_in_a_collective_are_told_from_one_that_is_not(session: Session, name: str) -> None:
+    session.run(BEFORE).wait(60)
+    run = session.run(f"if rank == 1:\n    time.sleep(60)\n{COLLECTIVES[name]}")
+
+    def waiting(stacks: list[p.RankStack]) -> bool:
+        return lines(3, 2, 3, 3)(stacks) and all(s.where and s.where.collective for s in stacks if s.rank != 1)
+
+    stacks = found(session, waiting)
+    places = {stack.where.collective for stack in stacks if stack.where is not None and stack.rank != 1}
+    assert places == {name} and stacks[1].where is not None and stacks[1].where.collective == ""
+    assert [stack.state for stack in stacks] == ["running"] * 4
+    leave(run)
+
+
+def test_a_collective_that_was_left_is_not_one_that_a_rank_is_in(session: Session) -> None:
+    session.run(BEFORE).wait(60)
+    run = session.run("dist.all_reduce(torch.ones(1))\ntime.sleep(60)")
+    for stack in found(session, lines(2, 2, 2, 2)):
+        assert stack.where is not None and (stack.where.collective, stack.where.group) == ("", "default group")
+    leave(run)
+
+
+def test_the_sequence_number_counts_the_collectives_of_the_group(session: Session) -> None:
+    session.run(BEFORE).wait(60)
+    run = session.run(
+        "pair = dist.new_group([0, 2])\nfor _ in range(5):\n    dist.all_reduce(torch.ones(1), group=pair)\n"
+        "if rank == 2: time.sleep(60)\nif rank == 0: dist.all_reduce(torch.ones(1), group=pair)"
+    )
+
+    def waiting(stacks: list[p.RankStack]) -> bool:
+        return stacks[0].where is not None and stacks[0].where.line == 5 and stacks[0].where.collective != ""
+
+    where = found(session, waiting)[0].where
+    assert where is not None
+    assert (where.collective, where.group, where.sequence, where.members) == (
+        "all_reduce",
+        "group of ranks 0,2",
+        6,
+        [0, 2],
+    )
+    leave(run)
+
+
+def test_the_function_that_a_cell_has_called_is_named_with_its_file(session: Session, tmp_path: Path) -> None:
+    (tmp_path / "data.py").write_text("import time\n\ndef load_data():\n    time.sleep(60)\n")
+    run = session.run(f"import sys\nsys.path.append({str(tmp_path)!r})\nimport data\n\ndata.load_data()")
+    stack = found(session, lines(5, 5, 5, 5))[0]
+    assert stack.where is not None and stack.where.function == "load_data (data.py:4)"
+    assert [(frame.where, frame.line) for frame in stack.frames] == [(str(tmp_path / "data.py"), 4), ("cell", 5)]
+    leave(run)
+
+
+def test_the_line_of_an_await_is_found_in_the_coroutine(session: Session) -> None:
+    run = session.run("import asyncio\nasync def pause():\n    await asyncio.sleep(60)\n\nawait pause()")
+    stack = found(session, lines(3, 3, 3, 3))[0]
+    assert stack.where is not None and stack.where.function == "pause"
+    leave(run)
+
+
+def test_a_rank_that_holds_the_gil_is_told_of_in_time(session: Session) -> None:
+    session.run(BEFORE).wait(60)
+    run = session.run("if rank == 3: ctypes.PyDLL(None).sleep(4)\ndist.barrier()")
+    stacks = found(session, lambda stacks: bool(stacks[3].silent) and lines(2, 2, 2)(stacks[:3]))
+    assert stacks[3].silent == "does not answer: C code waits and holds the GIL"
+    began = time.monotonic()
+    assert session.stacks()[3].where is None
+    assert time.monotonic() - began < 0.2
+    run.wait(30)
+    assert found(session, lambda stacks: not stacks[3].silent)[3].state == "done"
+
+
+def test_a_stopped_rank_is_told_of_as_stopped(session: Session) -> None:
+    pid = session.ready().status().ranks[2].pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert [stack.silent for stack in session.stacks()] == ["", "", "is stopped (SIGSTOP)", ""]
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert found(session, lambda stacks: not stacks[2].silent)
+
+
+# ---- ranks that wait for others, in the cell's own output ------------------------------------------------------------
+
+
+@pytest.mark.kernel
+def test_a_cell_says_who_waits_for_whom_and_another_kernel_sees_where_everyone_is(book: Notebook) -> None:
+    book.run(FOUR + BEFORE)
+    name = book.run("%modal_status").stdout.split(":")[0]
+    began = time.monotonic()
+    sent = book.send(
+        FOUR + "def prepare():\n    time.sleep(60)\n\nif rank == 2: prepare()\ndist.all_reduce(torch.ones(1))"
+    )
+    said = "have waited 5 s in all_reduce #"
+    shown = book.wait_for(sent, said, began).stderr
+    assert "ranks 0-1,3 " + said in shown
+    assert "(cell line 6); rank 2 is not there: it is at cell line 3, in prepare\n" in shown
+    with notebook() as other:
+        other.run("%load_ext modal_magic")
+        seen = other.run(f"%modal_stack --session {name}").stdout
+        chosen = other.run(f"%modal_stack --session {name} --rank 2 --all-frames").stdout
+    assert "ranks 0-1,3: running, in all_reduce #" in seen and " (default group), cell line 6, for " in seen
+    assert "rank 2: running, at cell line 3, in prepare\n    cell line 3, in prepare\n    cell line 5" in seen
+    assert chosen.startswith("rank 2: running, at cell line 3") and "all_reduce" not in chosen
+    book.manager.interrupt_kernel()
+    assert book.collect(sent, began).error_name == "RunInterrupted"
+    assert "ranks 0-3: " in book.run("%modal_stack").stdout
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("if rank < 2: dist.all_reduce(torch.ones(1))\nelse: dist.barrier()", "they wait for each other"),
+        ("if rank == 3: sys.exit()\ndist.barrier()", "rank 3 is not there: it has left the cell by sys.exit"),
+        ("if rank != 0: dist.barrier()", "rank 0 is not there: it has finished the cell"),
+        ("ddp(torch.ones(1, 2)).sum().backward() if rank else time.sleep(60)", "in backward (DDP)"),
+    ],
+)
+def test_what_the_others_wait_for_is_said(book: Notebook, source: str, said: str) -> None:
+    book.run(FOUR + BEFORE)
+    began = time.monotonic()
+    sent = book.send(FOUR + source)
+    book.wait_for(sent, said, began)
+    book.manager.interrupt_kernel()
+    assert book.collect(sent, began).error_name == "RunInterrupted"
+
+
+@pytest.mark.kernel
+def test_nothing_is_said_of_a_long_computation(book: Notebook) -> None:
+    book.run(FOUR + BEFORE)
+    shown = book.run(
+        FOUR + "until = time.time() + 8\nwhile time.time() < until: torch.ones(9, 9) @ torch.ones(9, 9)\ndist.barrier()"
+    )
+    assert (shown.stdout, shown.stderr, shown.error) == ("", "", "")
