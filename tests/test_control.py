@@ -95,6 +95,7 @@ def test_an_interrupt_frees_ranks_that_wait_for_one_that_does_not_come(book: Not
     assert shown.error_name == "RunInterrupted"
     assert "rank 1 at cell line 3" in shown.error and f"ranks 0,2-3 in {name} at cell line 4" in shown.error
     assert shown.error.endswith("variables are kept on all ranks")
+    assert "c10d" not in shown.stdout + shown.stderr
     assert seconds < 2
     check_that_all_goes_on(book)
 

@@ -255,11 +255,13 @@ def _spawn(host: Host, environment: Mapping[str, str]) -> Zygote:
     # One thread each while modules are imported: a thread pool in the zygote would make its forks unsafe. Ranks get
     # their own numbers.
     own = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    # Each connection that we cut to free a rank would be a warning of torch's C++ code with twenty frames.
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
     process = subprocess.Popen(
         [*host.prefix, sys.executable, "-m", "modal_magic.node.zygote"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**environment, **own, "PYTHONPATH": _import_path(environment)},
+        env={**quiet, **environment, **own, "PYTHONPATH": _import_path(environment)},
         start_new_session=True,
     )
     return Zygote(process, dict(environment))
