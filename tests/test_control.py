@@ -111,6 +111,19 @@ def test_an_interrupt_is_heard_wherever_python_runs(book: Notebook, name: str) -
     check_that_all_goes_on(book)
 
 
+def test_a_sleeping_rank_hears_an_interrupt_before_anything_is_cut(book: Notebook) -> None:
+    book.run(BEFORE)
+    heard = "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('heard', time.time())\n    raise"
+    spreads = []
+    for _ in range(4):
+        shown, _ = interrupted(book, heard)
+        moments = [float(moment) for moment in re.findall(r"heard (\S+)", shown.stdout)]
+        assert len(moments) == 4
+        spreads.append(max(moments) - min(moments))
+    # A tenth of a second after the signal connections are cut. A machine that is busy may be late now and then.
+    assert sorted(spreads)[1] < 0.08, spreads
+
+
 def test_a_rank_that_holds_the_interpreter_is_ended_and_named(book: Notebook) -> None:
     book.run(BEFORE)
     shown, seconds = interrupted(book, f"if rank == 2: {HELD_BY_C}\ntime.sleep(60)")

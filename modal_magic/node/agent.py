@@ -20,12 +20,13 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic.framing import frame
-from modal_magic.link import Keys, connect, poll, readiness
+from modal_magic.link import Keys, connect, poll
 from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
 from modal_magic.node.rank_process import RankProcess, cause_of_death, open_lines
 from modal_magic.node.stacks import silence
+from modal_magic.node.uplink import Uplink
 from modal_magic.specs import (
     AgentSpec,
     End,
@@ -54,16 +55,14 @@ class Agent:
 
     spec: AgentSpec
     zygote: Channel | None
-    gateway: zmq.Socket[bytes]
+    gateway: Uplink
     network: dict[str, str]
     workers: dict[int, RankProcess] = field(default_factory=dict)
     readers: dict[int, Callable[[], None]] = field(default_factory=dict)
-    pending: list[bytes] = field(default_factory=list)
     poller: zmq.Poller = field(default_factory=zmq.Poller)
     watched: dict[object, int] = field(default_factory=dict)
     port_holder: socket.socket | None = None
     memory: MemoryWatch = field(default_factory=MemoryWatch)
-    heard: float = field(default_factory=time.monotonic)
     leaving: str | None = None
     leave_by: float = 0.0
     gone: bool = False
@@ -74,24 +73,24 @@ class Agent:
         """Serve until the session ends, the gateway is gone, or nothing has been heard of it for too long."""
         assert self.zygote is not None
         self.readers[self.zygote.socket.fileno()] = self.from_zygote
-        self.tell_gateway(self.joined())
+        self.gateway.tell(self.joined())
         next_beat = 0.0
         while not self.gone:
             now = time.monotonic()
             if now >= next_beat:
                 next_beat = now + p.BEAT_SECONDS
-                self.tell_gateway(p.Beat())
+                self.gateway.tell(p.Beat())
                 self.memory.look()
             self.look_at_the_clock(now)
-            due = now if self.pending else min([next_beat, *self.deadlines()])
+            due = now if self.gateway.pending else min([next_beat, *self.deadlines()])
             self.turn(max(0.0, due - time.monotonic()))
-            self.flush()
-        self.gateway.close(linger=500)
+            self.gateway.flush()
+        self.gateway.socket.close(linger=500)
 
     def turn(self, patience: float) -> None:
         """Wait for something to read and read it. Output is left in its pipe while the gateway is behind."""
-        writable = readiness(self.gateway) & zmq.POLLOUT
-        wanted: dict[object, int] = dict.fromkeys([self.gateway, *self.readers], zmq.POLLIN)
+        writable = self.gateway.takes_more()
+        wanted: dict[object, int] = dict.fromkeys([self.gateway.socket, *self.readers], zmq.POLLIN)
         behind = {worker.channel.socket.fileno(): worker for worker in self.workers.values() if worker.outgoing}
         wanted.update(dict.fromkeys(behind, zmq.POLLIN | zmq.POLLOUT))
         if writable:
@@ -102,8 +101,9 @@ class Agent:
             patience = min(patience, 0.005)
         self.watch(wanted)
         ready = poll(self.poller, patience)
-        if self.gateway in ready:
-            self.from_gateway()
+        if self.gateway.socket in ready:
+            for order in self.gateway.orders():
+                self.obey(order)
         for descriptor, worker in behind.items():
             if ready.get(descriptor, 0) & zmq.POLLOUT:
                 worker.push()
@@ -138,18 +138,16 @@ class Agent:
                 self.kill(worker)
             for request in [request for request, due in worker.asked.items() if now >= due]:
                 del worker.asked[request]
-                self.emit(p.StackTaken(worker.rank, request, None, [], silence(worker.pid)))
+                self.gateway.emit(p.StackTaken(worker.rank, request, None, [], silence(worker.pid)))
             for pipe in worker.pipes:
                 if pipe.flush_at is not None and now >= pipe.flush_at:
                     pipe.read_all()
-                    self.emit(worker.take(pipe, now))
+                    self.gateway.emit(worker.take(pipe, now))
         if self.leaving is not None and now >= self.leave_by:
             self.leave_by = now + EXIT_SECONDS
             for worker in self.workers.values():
                 self.kill(worker)
-        # Silence with something left to read is our own lateness: the whole node may have been stopped for a while.
-        silent = now - self.heard > p.DEAD_MAN_SECONDS and not readiness(self.gateway) & zmq.POLLIN
-        if self.leaving is None and silent:
+        if self.leaving is None and self.gateway.is_dead(now):
             self.leave("its gateway fell silent")
 
     # -- the gateway
@@ -174,41 +172,6 @@ class Agent:
             predecessor=self.spec.predecessor,
         )
 
-    def tell_gateway(self, report: p.Report) -> None:
-        """Send at once what must not wait. The queue is full only while the gateway is away; beats can be lost then."""
-        with contextlib.suppress(zmq.Again):
-            self.gateway.send(p.encode(report), zmq.DONTWAIT)
-
-    def emit(self, *events: p.NodeEvent | None) -> None:
-        """Have events sent with the next flush."""
-        self.pending += [p.encode(event) for event in events if event is not None]
-
-    def flush(self) -> None:
-        """Send all events of this turn in one message, waiting for the gateway if need be: events are never dropped."""
-        if self.pending:
-            batch = p.join(self.pending)
-            self.pending.clear()
-            while True:
-                try:
-                    self.gateway.send(b"\x92\xa8Happened" + batch, zmq.DONTWAIT)
-                    return
-                except zmq.Again:
-                    if time.monotonic() - self.heard > p.DEAD_MAN_SECONDS:
-                        return
-                    self.gateway.poll(100, zmq.POLLOUT)
-                    if self.gateway.poll(0, zmq.POLLIN):
-                        self.heard = time.monotonic()
-
-    def from_gateway(self) -> None:
-        """Take the orders that have come."""
-        while True:
-            try:
-                data = self.gateway.recv(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            self.heard = time.monotonic()
-            self.obey(p.decode_order(data))
-
     def obey(self, order: p.Order) -> None:
         """Carry out an order."""
         match order:
@@ -220,7 +183,7 @@ class Agent:
             case p.Submit(ranks=ranks, task=task):
                 for worker in self.chosen(ranks):
                     # What is in the pipes now was written before this run and belongs to the one before it.
-                    self.emit(*worker.output(time.monotonic()))
+                    self.gateway.emit(*worker.output(time.monotonic()))
                     worker.run, worker.owes = task.run, True
                     worker.give(task)
             case p.InterruptRanks(ranks=ranks, run=run):
@@ -242,8 +205,8 @@ class Agent:
                     worker.verdict = worker.verdict or "was ended to be started anew"
                     self.kill(worker)
             case p.Rejoin():
-                self.flush()  # what the list of workers already tells of comes before it
-                self.tell_gateway(self.joined())
+                self.gateway.flush()  # what the list of workers already tells of comes before it
+                self.gateway.tell(self.joined())
             case p.Shutdown():
                 self.leave("stopped")
 
@@ -263,8 +226,8 @@ class Agent:
     def leave_when_empty(self) -> None:
         """Say the last word once no worker is left."""
         if self.leaving is not None and not self.workers:
-            self.flush()
-            self.tell_gateway(p.Left(self.leaving))
+            self.gateway.flush()
+            self.gateway.tell(p.Left(self.leaving))
             self.gone = True
 
     # -- workers
@@ -285,7 +248,7 @@ class Agent:
             socket.send_fds(self.zygote.socket, [frame(Fork(spec))], there)
         except OSError:
             worker.close()
-            self.emit(p.Lost(rank, "cannot be started: the zygote of its node is gone", replaced=False))
+            self.gateway.emit(p.Lost(rank, "cannot be started: the zygote of its node is gone", replaced=False))
             return
         finally:
             for descriptor in there:
@@ -307,7 +270,7 @@ class Agent:
                 self.bury(worker, UNWITNESSED)
             return
         if messages:
-            self.emit(*worker.output(time.monotonic()))
+            self.gateway.emit(*worker.output(time.monotonic()))
         for data in messages:
             try:
                 event = p.decode_event(data)
@@ -321,7 +284,7 @@ class Agent:
                 worker.unanswered -= 1
                 if worker.asked.pop(event.request, None) is None:
                     continue  # it comes too late
-            self.pending.append(data)
+            self.gateway.pass_on(data)
 
     def read_output(self, worker: RankProcess, ready: dict[object, int]) -> None:
         """Read the pipes that have something."""
@@ -330,7 +293,7 @@ class Agent:
             if pipe.descriptor in ready:
                 pipe.read()
                 if pipe.due(now):
-                    self.emit(worker.take(pipe, now))
+                    self.gateway.emit(worker.take(pipe, now))
 
     def kill(self, worker: RankProcess) -> None:
         """End the process of a rank and all that it started."""
@@ -344,19 +307,19 @@ class Agent:
     def bury(self, worker: RankProcess, cause: str) -> None:
         """A worker is gone: read its last words and say so."""
         while worker.channel.socket.fileno() in self.readers:
-            before = len(self.pending)
+            before = len(self.gateway.pending)
             self.from_worker(worker)
-            if len(self.pending) == before:
+            if len(self.gateway.pending) == before:
                 break
         self.readers.pop(worker.channel.socket.fileno(), None)
-        self.emit(*worker.output(time.monotonic()))
+        self.gateway.emit(*worker.output(time.monotonic()))
         worker.close()
         if self.zygote is None:
             self.kill(worker)  # what it has started: nobody else ends that now
         if self.workers.get(worker.rank) is worker:
             del self.workers[worker.rank]
         if self.leaving is None:
-            self.emit(p.Lost(worker.rank, worker.verdict or cause, worker.forced, self.zygote is not None))
+            self.gateway.emit(p.Lost(worker.rank, worker.verdict or cause, worker.forced, self.zygote is not None))
         self.leave_when_empty()
 
     # -- the zygote
@@ -369,7 +332,7 @@ class Agent:
             self.readers.pop(self.zygote.socket.fileno(), None)
             self.zygote.close()
             self.zygote = None
-            self.emit(
+            self.gateway.emit(
                 p.Notice(
                     "the zygote is gone: ranks go on, but one that dies cannot be started again. %modal_stop, then anew"
                 )
@@ -384,7 +347,7 @@ class Agent:
                     if rank in self.workers:
                         self.workers[rank].pid = pid
                     if warning:
-                        self.emit(p.Notice(f"rank {rank}: {warning}"))
+                        self.gateway.emit(p.Notice(f"rank {rank}: {warning}"))
                 case Exited(rank=rank, pid=pid, status=status):
                     if rank in self.workers and self.workers[rank].pid == pid:
                         self.bury(self.workers[rank], self.memory.explain(cause_of_death(status)))
@@ -404,5 +367,5 @@ def run_agent(spec: AgentSpec, zygote: socket.socket) -> None:
     keys = Keys(spec.public_key, spec.secret_key)
     identity = f"node-{spec.node_rank}".encode()
     gateway = connect(context, spec.gateway_host, spec.gateway_port, spec.gateway_key, keys, identity, patient=False)
-    Agent(spec, Channel(zygote), gateway, network_environment(spec.address)).serve()
+    Agent(spec, Channel(zygote), Uplink(gateway), network_environment(spec.address)).serve()
     context.destroy(linger=500)

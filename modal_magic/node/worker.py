@@ -48,6 +48,7 @@ class Worker:
     sampler: Sampler
     inbox: queue.SimpleQueue[p.Task] = field(default_factory=queue.SimpleQueue)
     running: str = ""
+    signal_due: bool = False
     saying: bool = False
     interrupted_while_saying: bool = False
     unwanted: set[str] = field(default_factory=set)
@@ -141,6 +142,9 @@ class Worker:
 
         One that has shown a traceback and is in the cell again, as after `%run`, has not failed.
         """
+        if not self.signal_due:  # the group's signal and our own are one interrupt
+            return
+        self.signal_due = False
         if self.running and self.running in self.unwanted and not (self.shell.has_raised and not in_cell(frame)):
             if not self.saying:
                 raise KeyboardInterrupt
@@ -185,7 +189,7 @@ class Worker:
                         self.channel.send(self.stack_taken(request, depth))
                     case p.Exit():
                         self.unwanted.add(self.running)
-                        os.killpg(0, signal.SIGINT)
+                        self.send_sigint(children=True)
                         self.inbox.put(task)
                     case p.Regroup(generation=generation):
                         self.framework.supersede(generation)
@@ -205,14 +209,24 @@ class Worker:
         """Have the main thread leave a run, begun or not: by a signal, then by cutting what it waits for."""
         self.unwanted.add(run)
         if self.running == run:
-            os.killpg(0, signal.SIGINT)
+            self.send_sigint(children=True)
             threading.Timer(POLITE_SECONDS, self.insist, [run]).start()
 
     def insist(self, run: str) -> None:
         """The signal was not enough: the main thread waits in C++ for another rank."""
         if self.running == run:
             self.framework.sever()
-            os.kill(os.getpid(), signal.SIGINT)
+            self.send_sigint(children=False)
+
+    def send_sigint(self, children: bool) -> None:
+        """Send SIGINT to the main thread, and to the children in our process group.
+
+        Of a signal to the whole process another thread may be told, and then the main thread sleeps on.
+        """
+        self.signal_due = True
+        if children:
+            os.killpg(0, signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket, stdout: int, stderr: int) -> None:
