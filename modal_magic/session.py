@@ -376,9 +376,13 @@ class Session:
         self._answers[name] = answer
         try:
             self._client.ask(make(name, *rest))
-            return answer.result(ANSWER_SECONDS)
-        except FutureTimeout:
-            raise GatewayBusy(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s") from None
+            until = time.monotonic() + ANSWER_SECONDS
+            while time.monotonic() < until:
+                with contextlib.suppress(FutureTimeout):
+                    return answer.result(1.0)
+                if self._client.silent:
+                    raise GatewayBusy(f"{self._client.silence()}. What was asked is done once it does")
+            raise GatewayBusy(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s")
         finally:
             del self._answers[name]
             self._client.forget(name)

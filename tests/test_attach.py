@@ -15,7 +15,9 @@ import pytest
 
 from modal_magic import Session, registry
 from modal_magic import protocol as p
+from modal_magic.attaching import refuse_for, to_return_to
 from modal_magic.errors import GatewayBusy, GatewayLost, RankFailed, RunInterrupted, SessionError, UsageError
+from modal_magic.options import resolve
 from modal_magic.run import Run
 from modal_magic.session import Resources
 from modal_magic.view.failure import strip_colours
@@ -221,7 +223,10 @@ def test_an_interrupt_gives_control_back_though_the_gateway_does_not_answer(plai
         run.interrupt()
         with pytest.raises(GatewayBusy, match="does not answer, though its process"):
             run.wait(5)
-        assert plain.name in registry.names()
+        began = time.monotonic()
+        with pytest.raises(GatewayBusy, match="What was asked is done once it does"):
+            plain.status()
+        assert time.monotonic() - began < 3
         with pytest.raises(GatewayBusy):
             Session.attach(plain.name)
         assert plain.name in registry.names()
@@ -252,6 +257,34 @@ def test_what_is_left_of_a_dead_session_is_known_at_once(resources: Resources, n
         Session.attach("dead", resources)
     assert time.monotonic() - began < 2
     assert "dead" not in registry.names()
+
+
+# ---- which session is meant ------------------------------------------------------------------------------------------
+
+
+def test_a_line_that_names_no_session_is_refused_where_its_notebook_has_left_one(
+    resources: Resources, nothing_left: None
+) -> None:
+    mine, other = "/home/me/mine.ipynb", "/home/me/other.ipynb"
+    with pytest.raises(UsageError, match="there is no session to attach to"):
+        to_return_to(resources, mine)
+    options = resolve({"backend": "local", "framework": "none"})
+    first = Session.start(resources, options, mine).ready()
+    refuse_for(resources, mine)  # a kernel is attached: it is in use
+    first.detach()
+    with pytest.raises(UsageError, match=rf"^session '{first.name}' of this notebook is still up, .* no kernel: "):
+        refuse_for(resources, mine)
+    refuse_for(resources, other)
+    refuse_for(resources, "")  # nobody says which notebook it is
+    second = Session.start(resources, options, other).ready()
+    assert to_return_to(resources, mine) == first.name
+    assert to_return_to(resources, other) == second.name
+    assert to_return_to(resources, "") == first.name  # the other one has a kernel
+    second.detach()
+    with pytest.raises(UsageError, match=f"name one of them: {first.name}, {second.name}$"):
+        to_return_to(resources, "")
+    for name in (first.name, second.name):
+        Session.attach(name, resources).stop()
 
 
 # ---- clients ---------------------------------------------------------------------------------------------------------
