@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["Run"]
 
 
+REST_CHARACTERS = 20_000
+"""While unfinished lines are longer than this in all, nobody is told at every turn how much was shown."""
+
+
 class Run:
     """One execution of a cell on some ranks: the handle that `Session.run` and `--background` give.
 
@@ -126,7 +130,7 @@ class Run:
 
         Another kernel that attaches later goes on from there.
         """
-        if self._told > self._shown:
+        if self._told > self._shown and sum(len(text) for *_, text in rest) <= REST_CHARACTERS:
             self._shown = self._told
             self.session.tell_shown(p.Shown(self.id, self._told, rest))
 

@@ -8,6 +8,7 @@ import resource
 import socket
 import stat
 
+import psutil
 import pytest
 import zmq
 
@@ -223,3 +224,18 @@ def test_a_rank_that_writes_noise_to_its_agent_costs_only_itself(open_session: S
             "import time; time.sleep(20)"
         ).wait(60)
     assert works(open_session)
+
+
+def test_the_key_of_a_client_opens_no_other_door(open_session: Session) -> None:
+    found = open_session.connection
+    gateway = psutil.Process(found.pid)
+    listening = {one.laddr.port for one in gateway.net_connections("tcp") if one.status == psutil.CONN_LISTEN}
+    [port] = listening - {found.port}
+    keys = Keys(found.public_key, found.secret_key)
+    with zmq.Context() as context:
+        stranger = connect(context, found.host, port, found.gateway_key, keys, b"node-0", patient=True)
+        stranger.send(p.encode(p.Joined(p.VERSION, 0, 1, "127.0.0.1", 1, 0, 1)))
+        stranger.send(p.encode(p.Happened([p.Lost(rank, "was made up") for rank in EVERY])))
+        assert works(open_session)
+        assert not stranger.poll(500)
+        stranger.close(linger=0)
