@@ -15,7 +15,7 @@ REPEAT_SECONDS = 0.5
 ANSWER_SECONDS = 3.0
 """A request that is not answered for so long makes the client attach again: the answer may have been lost."""
 
-READINGS = p.AskStatus | p.AskLog | p.AskStack
+READINGS = p.AskStatus | p.AskLog
 """Requests that change nothing: these are asked again. Of the others the gateway says the answer again."""
 
 
