@@ -22,15 +22,16 @@ CALLS = re.compile(
 )
 """How the functions of torch begin whose callers may have to wait for other ranks."""
 DISTRIBUTED = ("torch/distributed/distributed_c10d.py", "torch/distributed/_functional_collectives.py")
+OURS = "modal_magic/frameworks/torch.py"
 NAMES = {
-    ("modal_magic/frameworks/torch.py", "init_process_group"): "init_process_group",
-    ("modal_magic/frameworks/torch.py", "_gather"): "init_process_group",
-    ("modal_magic/frameworks/torch.py", "new_group"): "new_group",
-    ("modal_magic/frameworks/torch.py", "destroy_process_group"): "destroy_process_group",
-    ("modal_magic/frameworks/torch.py", "wrap"): "DistributedDataParallel()",
-    ("torch/nn/parallel/distributed.py", "_pre_forward"): "forward (DDP)",
+    "init_process_group": (OURS, "init_process_group"),
+    "_gather": (OURS, "init_process_group"),
+    "new_group": (OURS, "new_group"),
+    "destroy_process_group": (OURS, "destroy_process_group"),
+    "wrap": (OURS, "DistributedDataParallel()"),
+    "_pre_forward": ("torch/nn/parallel/distributed.py", "forward (DDP)"),
 }
-"""Functions that wait for other ranks under another name than their own."""
+"""Other functions that wait for ranks: the file of each, and what people call it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,20 +52,14 @@ def find_call(frames: Sequence[FrameType]) -> tuple[str, FrameType] | None:
     for frame in frames:
         if name := _name(frame):
             return name, frame
-    if frames and _is(frames[-1], "torch/autograd/graph.py") and frames[-1].f_code.co_name == "_engine_run_backward":
+    if frames and frames[-1].f_code.co_name == "_engine_run_backward":
         return BACKWARD, frames[-1]
     return None
 
 
-def _is(frame: FrameType, *files: str) -> bool:
-    return frame.f_code.co_filename.endswith(files)
-
-
 def _name(frame: FrameType) -> str:
-    function = frame.f_code.co_name
-    if CALLS.match(function) and _is(frame, *DISTRIBUTED):
+    function, file = frame.f_code.co_name, frame.f_code.co_filename
+    if CALLS.match(function) and file.endswith(DISTRIBUTED):
         return function
-    for (file, other), name in NAMES.items():
-        if function == other and _is(frame, file):
-            return name
-    return ""
+    place, name = NAMES.get(function, ("", ""))
+    return name if name and file.endswith(place) else ""

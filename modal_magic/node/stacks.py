@@ -29,7 +29,7 @@ IDLE_SHARE = 0.05
 
 @dataclass(slots=True)
 class Sampler:
-    """Takes samples of where the main thread is. A sample costs some 20 µs, in which that thread cannot run Python.
+    """Takes samples of where the main thread is. A sample costs some 30 µs, in which that thread cannot run Python.
 
     A class because a sample says since when the rank has been there. `thread` is the main thread's ident.
     """
