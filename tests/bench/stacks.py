@@ -80,7 +80,7 @@ def costs() -> list[float]:
 def run() -> list[Row]:
     """Both figures."""
     times, lost = answers(), costs()
-    share = max(0.0, median(lost)) / (OFTEN * LOOK_SECONDS)
+    share = median(lost) / (OFTEN * LOOK_SECONDS)
     beside = f"asked {OFTEN:.0f} times a second: {100 * median(lost):.1f} %"
     return [
         at_most(
