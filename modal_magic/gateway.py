@@ -89,6 +89,7 @@ class Gateway:
                 lease=spec.lease,
                 idle=spec.idle,
                 max_lifetime=spec.max_lifetime,
+                patience=spec.patience,
             )
         )
         self.log = EventLog(Path(spec.folder), spec.log_limit)

@@ -61,7 +61,7 @@ def run_gateway(spec: GatewaySpec, store: p.Store | None, announce: Callable[[Ga
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     authenticator = allow_only(context, {"clients": [spec.client_key], "nodes": [spec.node_key]})
     keys = Keys(spec.public_key, spec.secret_key)
-    client_socket, client_port = serve(context, spec.host, keys, "clients")
+    client_socket, client_port = serve(context, spec.client_host or spec.host, keys, "clients")
     node_socket, node_port = serve(context, spec.host, keys, "nodes")
     clients, nodes = SocketDoor(client_socket), SocketDoor(node_socket)
     gateway = Gateway(spec, store, clients, nodes, time.monotonic)

@@ -19,7 +19,7 @@ from typing import Any, Self, TypeVar
 
 from modal_magic import config, registry
 from modal_magic import protocol as p
-from modal_magic.backends.base import Backend, Plan
+from modal_magic.backends.base import Backend, Containers, Plan
 from modal_magic.client import Client
 from modal_magic.errors import GatewayBusy, GatewayLost, SessionClosed, SessionError, UsageError
 from modal_magic.lines import Line, newest_lines, read_lines
@@ -62,10 +62,10 @@ class Resources:
         """The backend of this name. Raises UsageError where it cannot be had."""
         if name not in self._backends:
             if name == "modal":
-                raise UsageError(
-                    "the modal backend is not in this version of modal_magic yet: --backend local runs the same cell "
-                    "on this machine"
-                )
+                from modal_magic.backends.modal import ModalBackend
+
+                self._backends[name] = ModalBackend()
+                return self._backends[name]
             if os.name == "nt":
                 raise UsageError("the local backend runs on Linux and macOS: on Windows, use WSL")
             from modal_magic.backends.local import LocalBackend
@@ -278,6 +278,7 @@ class Session:
             log_limit=options.log_limit,
             idle=options.idle_on(self.backend_name),
             max_lifetime=options.max_lifetime,
+            containers=Containers(gpus=(shape.gpu,) if shape.gpu else ()),
         )
         try:
             reached = backend.start(plan)
@@ -304,7 +305,11 @@ class Session:
             notebook=notebook,
         )
         registry.publish(connection)
-        self._connect(connection)
+        try:
+            self._connect(connection)
+        except BaseException:  # what nobody can reach is not left running
+            backend.finish(name, 0.0)
+            raise
 
     def _set_up(self, resources: Resources | None) -> None:
         self._own_resources = resources is None
@@ -416,6 +421,8 @@ class Session:
                 elif request in self._answers:
                     self._answers[request].set_exception(UsageError(reason))
             case p.Closed(reason=reason):
+                if not self.connection.born:  # its gateway is not on this machine and cannot remove our folder
+                    registry.forget(self.name)
                 self._closing.set()
                 self._shut(SessionClosed(f"session {self.name!r} is closed: {reason}"))
             case p.Status() | p.LogPage() | p.Stacks() | p.Done():

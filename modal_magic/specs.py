@@ -14,7 +14,11 @@ from modal_magic.protocol import Message, Part, Place, Store
 
 
 class GatewaySpec(Part):
-    """All that a gateway must know. Keys are Z85; times are in seconds, `log_limit` is in bytes."""
+    """All that a gateway must know. Keys are Z85; times are in seconds, `log_limit` is in bytes.
+
+    Clients are served on `client_host`, where it is another address than that for nodes. Nodes that have not come after
+    `patience` (None: they may take as long as they like) end the session.
+    """
 
     session: str
     host: str
@@ -33,12 +37,15 @@ class GatewaySpec(Part):
     log_limit: int = 1_000_000_000
     idle: float | None = None
     max_lifetime: float | None = None
+    client_host: str = ""
+    patience: float | None = None
 
 
 class AgentSpec(Part):
     """All that an agent must know. `address` is its node's; GPUs from `first_accelerator` on are the node's own.
 
-    `predecessor` says how the agent ended that this one takes the place of.
+    `predecessor` says how the agent ended that this one takes the place of; `notice` is what the one who started this
+    one has to say to the user.
     """
 
     session: str
@@ -53,6 +60,7 @@ class AgentSpec(Part):
     cores: int
     first_accelerator: int
     predecessor: str = ""
+    notice: str = ""
 
 
 class WorkerSpec(Part):
@@ -93,7 +101,17 @@ class Settled(Message):
     """The session has all that it needs: it goes on without its backend. Before that word it ends with it."""
 
 
-BackendWord = Take | StartGateway | StartAgent | Settled
+class Ping(Message):
+    """Say that you are there: you may have been restored from a snapshot."""
+
+
+class EndNode(Message):
+    """Have your agents leave, and end what has not left soon."""
+
+    reason: str
+
+
+BackendWord = Take | StartGateway | StartAgent | Settled | Ping | EndNode
 
 
 # ---- zygote → backend --------------------------------------------------------------------------------------------
@@ -121,7 +139,11 @@ class Unable(Message):
     reason: str
 
 
-ZygoteWord = Ready | GatewayUp | Unable
+class Here(Message):
+    """The answer to Ping."""
+
+
+ZygoteWord = Ready | GatewayUp | Unable | Here
 
 
 # ---- agent ⇄ zygote ----------------------------------------------------------------------------------------------
@@ -155,12 +177,14 @@ class Exited(Message):
     status: int
 
 
-class GatewayGone(Message):
-    """The gateway is gone, and so is the session."""
+class Leave(Message):
+    """The session is over for this node."""
+
+    reason: str
 
 
 AgentWord = Fork | End
-ZygoteToAgent = Forked | Exited | GatewayGone
+ZygoteToAgent = Forked | Exited | Leave
 
 decode_backend_word = msgspec.msgpack.Decoder(BackendWord).decode
 decode_zygote_word = msgspec.msgpack.Decoder(ZygoteWord).decode

@@ -12,6 +12,7 @@ import pytest
 
 from modal_magic.backends.local import LocalBackend
 from modal_magic.session import Resources, Session
+from tests.emulator.handle import Handle, emulator
 from tests.support.notebook import Notebook, notebook
 from tests.support.processes import described, gone, ours
 
@@ -44,6 +45,13 @@ def resources(runtime_folder: Path) -> Iterator[Resources]:
     shared.prepare()
     yield shared
     shared.close()
+
+
+@pytest.fixture(scope="session")
+def modal_service(runtime_folder: Path) -> Iterator[Handle]:
+    """An emulator of Modal's control plane, for all tests: a process's client of Modal knows one address."""
+    with emulator() as started:
+        yield started
 
 
 def warm_pids(shared: Resources) -> set[int]:

@@ -29,7 +29,6 @@ CELL = "%%modal_distributed {}\nprint(1)"
         ("--output-limit much", ["--output-limit much"]),
         ("--env NOVALUE", ["--env"]),
         ("--session 'a b'", ["--session"]),
-        ("--backend modal", ["modal backend", "--backend local"]),
         ("stray", ["unexpected word stray"]),
     ],
 )

@@ -81,8 +81,20 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """The arrows of the design: for each room, or each file of one, what it may import at run time."""
 
-HERE = {"node", "frameworks", "clients", "gateway", "serving", "log", "backends/local"}
+HERE = {
+    "node",
+    "frameworks",
+    "clients",
+    "gateway",
+    "serving",
+    "log",
+    "backends/local",
+    "backends/zygotes",
+    "backends/modal_node",
+}
 """What never runs in a kernel that has no Unix: the rest does."""
+ON_MODAL = {f"backends/modal_{name}" for name in ("app", "meeting", "node", "trouble")}
+"""What the Modal backend loads when a session is started there; the client of Modal comes with it."""
 UNIX_MODULES = {"fcntl", "resource", "pwd", "grp", "pty", "termios"}
 UNIX_NAMES = {"fork", "forkpty", "killpg", "setsid", "SIGKILL", "AF_UNIX", "socketpair", "send_fds", "recv_fds"}
 MUTATORS = {"append", "extend", "insert", "remove", "pop", "popitem", "clear", "add", "discard", "update", "setdefault"}
@@ -226,7 +238,7 @@ def test_only_sessions_reach_for_a_backend() -> None:
 
 
 def test_only_what_runs_beside_a_rank_imports_torch_or_ipython_at_once() -> None:
-    heavy = {"torch": {"frameworks/torch"}, "IPython": {"magics", "extension", "node/shell"}, "modal": set[str]()}
+    heavy = {"torch": {"frameworks/torch"}, "IPython": {"magics", "extension", "node/shell"}, "modal": ON_MODAL}
     for module, allowed in heavy.items():
         found = {
             name

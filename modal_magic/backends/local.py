@@ -8,46 +8,17 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from modal_magic import registry
 from modal_magic.backends.base import Plan, Reached
+from modal_magic.backends.zygotes import Zygote, await_ready, read_at_import, spawn
 from modal_magic.errors import SessionError
-from modal_magic.framing import frame, split
 from modal_magic.link import Keys, make_keys
-from modal_magic.protocol import Message
-from modal_magic.specs import (
-    AgentSpec,
-    GatewaySpec,
-    GatewayUp,
-    Ready,
-    Settled,
-    StartAgent,
-    StartGateway,
-    Take,
-    Unable,
-    ZygoteWord,
-    decode_zygote_word,
-)
+from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp, Settled, StartAgent, StartGateway, Take, Unable
 
 __all__ = ["Host", "LocalBackend"]
-
-READ_AT_IMPORT = (
-    "OMP_",
-    "MKL_",
-    "OPENBLAS_",
-    "NUMEXPR_",
-    "TORCH_",
-    "PYTORCH_",
-    "LD_",
-    "DYLD_",
-    "PYTHON",
-    "KMP_",
-    "CUDA_",
-)
-"""Variables with these beginnings are read when a module is imported: a zygote that has other values is of no use."""
-START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,54 +30,6 @@ class Host:
 
     address: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
-
-
-@dataclass(eq=False, slots=True)
-class Zygote:
-    """A zygote's process and our ends of its pipes."""
-
-    process: subprocess.Popen[bytes]
-    environment: dict[str, str]
-    buffer: bytearray = field(default_factory=bytearray)
-    words: list[ZygoteWord] = field(default_factory=list)
-    ready: Ready | None = None
-
-    def tell(self, message: Message) -> None:
-        """Write a word. Raises SessionError when the zygote is gone."""
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(frame(message))
-            self.process.stdin.flush()
-        except OSError:
-            raise SessionError("the process that starts ranks has ended; try again") from None
-
-    def hear(self) -> ZygoteWord:
-        """Read a word, waiting for it. Raises SessionError when none comes any more."""
-        assert self.process.stdout is not None
-        while not self.words:
-            data = os.read(self.process.stdout.fileno(), 1 << 16)
-            if not data:
-                raise SessionError(f"the process that starts ranks has ended with exit code {self.process.wait()}")
-            self.buffer += data
-            self.words += [decode_zygote_word(word) for word in split(self.buffer)]
-        return self.words.pop(0)
-
-    def let_go(self) -> None:
-        """Close our ends. A zygote that serves a session goes on; any other ends, and all that it has forked."""
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-    def end(self) -> None:
-        """End a zygote that no session took. It has forked nobody and may still be importing, so it is not asked."""
-        self.let_go()
-        self.process.kill()
-        self.process.wait()
-
-
-def read_at_import(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that a zygote must have from its first moment."""
-    return {key: value for key, value in environment.items() if key.startswith(READ_AT_IMPORT)}
 
 
 class LocalBackend:
@@ -127,7 +50,7 @@ class LocalBackend:
         """See `Backend`: starts a zygote that imports torch."""
         with self._lock:
             if self._warm is None:
-                self._warm = [_spawn(host, dict(os.environ)) for host in self._hosts]
+                self._warm = [spawn(dict(os.environ), host.prefix) for host in self._hosts]
 
     def start(self, plan: Plan) -> Reached:
         """See `Backend`."""
@@ -176,12 +99,12 @@ class LocalBackend:
             return warm
         for zygote in warm or []:
             zygote.end()
-        return [_spawn(host, environment) for host in self._hosts]
+        return [spawn(environment, host.prefix) for host in self._hosts]
 
     def _start_session(self, plan: Plan, folder: Path, zygotes: list[Zygote]) -> Reached:
         gateway, client, node = make_keys(), make_keys(), make_keys()
         for zygote in zygotes:
-            _await_ready(zygote, plan.framework)
+            await_ready(zygote, plan.framework)
             zygote.tell(Take(str(folder), os.getcwd(), sys.path, dict(os.environ)))
         address = self._hosts[0].address
         zygotes[0].tell(
@@ -235,39 +158,3 @@ class LocalBackend:
         for zygote in zygotes:
             zygote.tell(Settled())
         return Reached(address, up.client_port, gateway.public, Keys(client.public, client.secret), up.pid)
-
-
-def _await_ready(zygote: Zygote, framework: str) -> None:
-    if zygote.ready is None:
-        word = zygote.hear()
-        if not isinstance(word, Ready):
-            raise SessionError("the process that starts ranks did not become ready")
-        zygote.ready = word
-    if framework != "none" and framework in zygote.ready.missing:
-        raise SessionError(
-            f"{framework} is not installed for {sys.executable}: `%pip install {framework}`, or run cells without a "
-            "process group by --framework none"
-        )
-
-
-def _spawn(host: Host, environment: Mapping[str, str]) -> Zygote:
-    """Start a zygote in a session of its own, so that a kernel's Ctrl-C does not reach it."""
-    # One thread each while modules are imported: a thread pool in the zygote would make its forks unsafe. Ranks get
-    # their own numbers.
-    own = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    # Each connection that we cut to free a rank would be a warning of torch's C++ code with twenty frames.
-    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}
-    process = subprocess.Popen(
-        [*host.prefix, sys.executable, "-m", "modal_magic.node.zygote"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**quiet, **environment, **own, "PYTHONPATH": _import_path(environment)},
-        start_new_session=True,
-    )
-    return Zygote(process, dict(environment))
-
-
-def _import_path(environment: Mapping[str, str]) -> str:
-    """PYTHONPATH with the folder that this package was imported from: it may be a checkout that is not installed."""
-    here = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH", "")]))

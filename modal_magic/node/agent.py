@@ -33,7 +33,7 @@ from modal_magic.specs import (
     Exited,
     Fork,
     Forked,
-    GatewayGone,
+    Leave,
     WorkerSpec,
     decode_zygote_to_agent,
 )
@@ -74,6 +74,8 @@ class Agent:
         assert self.zygote is not None
         self.readers[self.zygote.socket.fileno()] = self.from_zygote
         self.gateway.tell(self.joined())
+        if self.spec.notice:
+            self.gateway.emit(p.Notice(self.spec.notice))
         next_beat = 0.0
         while not self.gone:
             now = time.monotonic()
@@ -351,8 +353,8 @@ class Agent:
                 case Exited(rank=rank, pid=pid, status=status):
                     if rank in self.workers and self.workers[rank].pid == pid:
                         self.bury(self.workers[rank], self.memory.explain(cause_of_death(status)))
-                case GatewayGone():
-                    self.leave("its gateway is gone")
+                case Leave(reason=reason):
+                    self.leave(reason)
 
 
 def count_accelerators() -> int:

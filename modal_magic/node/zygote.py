@@ -34,11 +34,14 @@ from modal_magic.specs import (
     AgentSpec,
     BackendWord,
     End,
+    EndNode,
     Exited,
     Fork,
     Forked,
-    GatewayGone,
     GatewaySpec,
+    Here,
+    Leave,
+    Ping,
     Ready,
     Settled,
     StartAgent,
@@ -120,18 +123,21 @@ def main() -> None:
     os.dup2(devnull, 0)
     os.dup2(2, 1)
     os.close(devnull)
-    missing = preimport()
+    missing = preimport(sys.argv[1:])
     orphans.adopt()
     zygote = Zygote(backend_in, backend_out)
     tell_backend(zygote, Ready(os.getpid(), time.monotonic() - began, missing))
     serve(zygote)
 
 
-def preimport() -> list[str]:
-    """Import what ranks need and freeze it: a child's garbage collection copies no page. Returns what is missing."""
+def preimport(preload: list[str]) -> list[str]:
+    """Import what ranks need, and `preload`, and freeze it: a child's garbage collection copies no page.
+
+    Returns what is missing.
+    """
     missing = []
     gc.disable()  # imports make next to no garbage, and collecting it would take half a second
-    for name in (*PREIMPORTS, *OURS):
+    for name in (*PREIMPORTS, *OURS, *preload):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -220,6 +226,10 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
                 )
 
             zygote.selector.register(outgoing, selectors.EVENT_READ, announced)
+        case Ping():
+            tell_backend(zygote, Here())
+        case EndNode(reason=reason):
+            end_node(zygote, reason)
         case StartAgent(spec=spec):
             start_agent(zygote, spec)
         case Settled():
@@ -371,12 +381,17 @@ def ended_children() -> list[tuple[int, int]]:
         ended.append((pid, status))
 
 
-def gateway_ended(zygote: Zygote, status: int) -> None:
-    """The session is over. What a gateway that died could not tidy is tidied here; its log stays to be read."""
+def end_node(zygote: Zygote, reason: str) -> None:
+    """Have all that is here leave, and end what has not left when the time is over."""
     zygote.session_over = True
     zygote.deadline = time.monotonic() + LINGER_SECONDS
     for agent in zygote.agents:
-        tell_agent(agent, GatewayGone())
+        tell_agent(agent, Leave(reason))
+
+
+def gateway_ended(zygote: Zygote, status: int) -> None:
+    """The session is over. What a gateway that died could not tidy is tidied here; its log stays to be read."""
+    end_node(zygote, "its gateway is gone")
     if zygote.folder is None:
         return
     if status == 0 or not zygote.settled:

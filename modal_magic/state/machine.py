@@ -65,6 +65,7 @@ class Machine:
         self.group_trouble = ""
         self.closing_reason = ""
         self.lease = Lease(plan.lease, plan.idle, plan.max_lifetime)
+        self._awaits_nodes = False
         self._effects: list[Effect] = []
 
     def handle(self, stimulus: Stimulus) -> list[Effect]:
@@ -146,6 +147,8 @@ class Machine:
         if joined.node_rank in self.silent:
             self.silent.discard(joined.node_rank)
             self._welcome_back(joined)
+        if self.meeting is not None and joined.node_rank == 0:  # it may have come back elsewhere
+            self.meeting = Meeting(joined.address, joined.port, self.plan.i6pn)
         if self.meeting is not None or len(self.nodes) < self.plan.topology.nodes:
             return  # of one that comes back, `_revive` starts the ranks that are lost
         self.meeting = Meeting(self.nodes[0].address, self.nodes[0].port, self.plan.i6pn)
@@ -358,6 +361,8 @@ class Machine:
                 self._do(SetTimer("group", GROUP_SECONDS))
             elif self._in(R.RENDEZVOUS):
                 self._no_group(f"the process group did not form within {GROUP_SECONDS:g} s")
+        elif fired.timer == "nodes" and self.meeting is None:
+            self._begin_closing(self._still_queued())
         elif fired.timer.startswith("return of node ") and (node_rank := int(fired.timer.split()[-1])) in self.silent:
             self._give_up(node_rank, "stopped answering")
         else:
@@ -366,6 +371,15 @@ class Machine:
                     self._do(Log(warning))
                 case str() as reason:
                     self._begin_closing(reason)
+
+    def _still_queued(self) -> str:
+        assert self.plan.patience is not None
+        here, count = sorted(self.nodes), self.plan.topology.nodes
+        queued = [node_rank for node_rank in range(count) if node_rank not in self.nodes]
+        which = f"node{'s' * (len(queued) != 1)} {format_ranks(queued)} of {count}"
+        verb = "is" if len(queued) == 1 else "are"
+        others = f"; node{'s' * (len(here) != 1)} {format_ranks(here)} started and ended again" if here else ""
+        return f"{which} {verb} still queued after {self.plan.patience:g} s{others}"
 
     # -- what follows from the state alone, after every stimulus
 
@@ -379,6 +393,10 @@ class Machine:
         self._tell_places()
         busy = self.active is not None or bool(self.queue)
         self._do(*self.lease.settle(self.clients > 0, busy, self.state is not S.LAUNCHING))
+        awaiting = self.meeting is None and self.plan.patience is not None
+        if awaiting != self._awaits_nodes:
+            self._awaits_nodes = awaiting
+            self._do(SetTimer("nodes", self.plan.patience if awaiting else None))
 
     def _end_run(self, active: ActiveRun) -> None:
         self.active = None

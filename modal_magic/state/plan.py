@@ -17,7 +17,8 @@ __all__ = ["Plan", "Rank"]
 class Plan:
     """What a session was asked to be. `accelerated`: its ranks want GPUs; `grouped`: they form a process group.
 
-    `lease`, `idle` and `max_lifetime` are in seconds, as `Lease` has them.
+    `lease`, `idle` and `max_lifetime` are in seconds, as `Lease` has them. Nodes that have not come after
+    `patience` (None: they may take as long as they like) end the session.
     """
 
     topology: Topology
@@ -29,6 +30,7 @@ class Plan:
     lease: float
     idle: float | None = None
     max_lifetime: float | None = None
+    patience: float | None = None
 
 
 @dataclass(slots=True)

@@ -1,0 +1,161 @@
+"""The Modal backend: each node is a container, and so is the gateway; all are calls of a deployed app.
+
+Modal's client blocks, and warns where an event loop runs, as in a kernel: whatever talks to it runs in a thread.
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
+
+from modal_magic.backends.base import Plan, Reached
+from modal_magic.errors import SessionError
+from modal_magic.link import Keys, make_keys
+from modal_magic.specs import AgentSpec, GatewaySpec
+
+if TYPE_CHECKING:
+    import modal
+
+    from modal_magic.backends.modal_meeting import Calls, Ticket
+
+__all__ = ["ModalBackend"]
+
+Result = TypeVar("Result")
+
+
+class ModalBackend:
+    """Makes sessions of containers on Modal. It holds nothing that must be closed."""
+
+    name = "modal"
+
+    def __init__(self) -> None:
+        self._calls: dict[str, Calls] = {}
+
+    def prepare(self) -> None:
+        """See `Backend`: nothing that costs money is started before it is asked for."""
+
+    def start(self, plan: Plan) -> Reached:
+        """See `Backend`."""
+        abandoned = threading.Event()
+        reached, self._calls[plan.session] = _in_thread(lambda: _start(plan, abandoned), abandoned)
+        return reached
+
+    def finish(self, session: str, seconds: float) -> bool:
+        """See `Backend`. What has not ended by itself is cancelled; a session of another kernel sees to that itself."""
+        calls = self._calls.pop(session, None)
+        if calls is not None:
+            _in_thread(lambda: _end(calls, seconds))
+        return True
+
+    def close(self) -> None:
+        """See `Backend`."""
+
+
+def _in_thread(work: Callable[[], Result], abandoned: threading.Event | None = None) -> Result:
+    """Do something in a thread and wait for it. An interrupt sets `abandoned` and lets the work tidy up."""
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=run, name="modal_magic modal", daemon=True)
+    thread.start()
+    try:
+        return future.result()
+    except BaseException:
+        if abandoned is not None:
+            abandoned.set()
+        thread.join()
+        raise
+
+
+def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Calls]:
+    import modal
+
+    from modal_magic.backends.modal_app import deployed, node_class
+    from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting
+    from modal_magic.backends.modal_trouble import explain
+
+    containers = plan.containers
+    if not containers.i6pn and plan.nodes > 1:
+        raise SessionError(f"--no-i6pn is for one node: {plan.nodes} nodes would not reach each other")
+    calls: list[modal.FunctionCall[None]] = []
+    key = f"{plan.session}-{uuid.uuid4().hex[:12]}"
+    try:
+        app = deployed(containers)
+        gateway, client, node = make_keys(), make_keys(), make_keys()
+        ticket = _ticket(plan, gateway, client, node)
+        meeting = Meeting(key)
+        meeting.put("ticket", ticket)
+        calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key))
+        node_of = modal.Cls.from_name(app, node_class(containers))()
+        calls.extend(node_of.serve.spawn(key, node_rank) for node_rank in range(plan.nodes))
+        kept = Calls(calls[0].object_id, [call.object_id for call in calls[1:]])
+        meeting.put("calls", kept)
+        at = meeting.wait("gateway", GatewayAt, containers.startup_timeout, abandoned.is_set)
+        if at is None:
+            raise SessionError(
+                f"the gateway's container is still queued after {containers.startup_timeout} s: the session is given up"
+            )
+    except BaseException as error:
+        for call in calls:
+            call.cancel(terminate_containers=True)
+        if isinstance(error, modal.exception.Error):
+            raise SessionError(explain(error)) from error
+        raise
+    return Reached(at.client_host, at.client_port, gateway.public, client, 0), kept
+
+
+def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
+    from modal_magic.backends.modal_meeting import Ticket
+
+    patience = float(plan.containers.startup_timeout)
+    return Ticket(
+        gateway=GatewaySpec(
+            session=plan.session,
+            host="",
+            public_key=gateway.public,
+            secret_key=gateway.secret,
+            client_key=client.public,
+            node_key=node.public,
+            nodes=plan.nodes,
+            ranks_per_node=plan.ranks_per_node,
+            framework=plan.framework,
+            accelerated=plan.gpu is not None,
+            i6pn=plan.containers.i6pn,
+            environment=plan.environment,
+            lease=plan.lease,
+            log_limit=plan.log_limit,
+            idle=plan.idle,
+            max_lifetime=plan.max_lifetime,
+            folder="",
+            patience=patience,
+        ),
+        agent=AgentSpec(
+            session=plan.session,
+            node_rank=0,
+            gateway_host="",
+            gateway_port=0,
+            gateway_key=gateway.public,
+            public_key=node.public,
+            secret_key=node.secret,
+            address="",
+            framework=plan.framework,
+            cores=0,
+            first_accelerator=0,
+        ),
+        i6pn=plan.containers.i6pn,
+        patience=patience,
+    )
+
+
+def _end(calls: Calls, seconds: float) -> None:
+    from modal_magic.backends.modal_node import end_calls
+
+    end_calls([calls.gateway, *calls.nodes], seconds)

@@ -1,0 +1,103 @@
+"""Where the parts of a session on Modal meet before they have a link: a `modal.Dict`, with keys of their own.
+
+Values are bytes that are encoded and checked as messages are. One Dict serves all sessions; Modal forgets an entry
+that nobody has touched for seven days.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import modal
+import msgspec
+
+from modal_magic.protocol import Part
+from modal_magic.specs import AgentSpec, GatewaySpec
+
+__all__ = ["Calls", "GatewayAt", "Meeting", "NodeAt", "Ticket"]
+
+DICT_NAME = "modal-magic"
+POLL_SECONDS = 0.1
+MOST_POLL_SECONDS = 2.0
+
+Found = TypeVar("Found", bound=Part)
+
+
+class Ticket(Part):
+    """What the containers of a session must know; each fills in what only it can: its address and folder."""
+
+    gateway: GatewaySpec
+    agent: AgentSpec
+    i6pn: bool
+    patience: float
+
+
+class GatewayAt(Part):
+    """Where the gateway is: for nodes its address and port, for clients the tunnel's."""
+
+    address: str
+    node_port: int
+    client_host: str
+    client_port: int
+
+
+class NodeAt(Part):
+    """Where a node is, and in which container."""
+
+    address: str
+    container: str
+
+
+class Calls(Part):
+    """The calls of a session, by their ids on Modal: what must not go on when it is over."""
+
+    gateway: str
+    nodes: list[str]
+
+
+class Meeting:
+    """The entries of one session. Calls block; all raise modal.exception.Error where Modal cannot be reached."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self._dict = modal.Dict.from_name(DICT_NAME, create_if_missing=True)
+
+    def put(self, name: str, value: Part) -> None:
+        """Write an entry."""
+        self._dict.put(f"{self.key}/{name}", msgspec.msgpack.encode(value))
+
+    def get(self, name: str, kind: type[Found]) -> Found | None:
+        """Read an entry, None if it is not there. Raises msgspec.ValidationError for what `put` did not write."""
+        data = self._dict.get(f"{self.key}/{name}")
+        return None if data is None else msgspec.msgpack.decode(data, type=kind)
+
+    def wait(self, name: str, kind: type[Found], seconds: float, give_up: Callable[[], bool]) -> Found | None:
+        """Read an entry that is to come. None after so many seconds, or as soon as `give_up` says so."""
+        until, pause = time.monotonic() + seconds, POLL_SECONDS
+        while (found := self.get(name, kind)) is None:
+            if time.monotonic() > until or give_up():
+                return None
+            time.sleep(pause)
+            pause = min(pause * 1.2, MOST_POLL_SECONDS)
+        return found
+
+    def arrive(self, node_rank: int, node: NodeAt) -> int:
+        """Write where a node is now. Returns how often it has come: 1, or more after it was preempted."""
+        generation = 1
+        while not self._dict.put(
+            f"{self.key}/{generation}/node/{node_rank}", msgspec.msgpack.encode(node), skip_if_exists=True
+        ):
+            generation += 1
+        return generation
+
+    def end(self, reason: str) -> None:
+        """The session is over. Its keys are forgotten, and a container that comes late will know."""
+        self._dict.put(f"{self.key}/over", reason)
+        for name in ("ticket", "gateway", "calls"):
+            self._dict.pop(f"{self.key}/{name}", None)
+
+    def over(self) -> bool:
+        """Whether the session has ended."""
+        return bool(self._dict.contains(f"{self.key}/over"))

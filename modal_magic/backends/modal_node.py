@@ -1,0 +1,221 @@
+"""What runs in the containers of Modal: a node, and the gateway. Each call serves for the life of a session.
+
+The entrypoint of a container has threads, so a node's zygote is a process of its own. It is made before the memory
+snapshot; whatever belongs to one container alone (address, GPU, sockets, random numbers) comes after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import modal
+import msgspec
+
+from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting, NodeAt, Ticket
+from modal_magic.backends.zygotes import Zygote, await_ready, spawn
+from modal_magic.errors import SessionError
+from modal_magic.specs import EndNode, GatewaySpec, GatewayUp, StartAgent, Take, decode_zygote_word
+
+__all__ = ["ColdNode", "Gateway", "Node"]
+
+PRELOAD = "MODAL_MAGIC_PRELOAD"
+"""The variable that names the modules to import before the snapshot, separated by commas."""
+RESTORED_SECONDS = 5.0
+"""How long a zygote has to answer after a snapshot was restored."""
+LEAVE_SECONDS = 8.0
+"""How long a node has to end its ranks when its container must go."""
+END_SECONDS = 8.0
+"""How long nodes have to end by themselves when their session has; then their calls are cancelled."""
+
+
+def i6pn_address() -> str:
+    """This container's address on Modal's private network. Raises OSError where it has none."""
+    found = socket.getaddrinfo("i6pn.modal.local", None, socket.AF_INET6)
+    return str(found[0][4][0])
+
+
+def new_zygote() -> Zygote:
+    """Start a zygote for this node. It imports torch meanwhile."""
+    return spawn(os.environ, preload=[name for name in os.environ.get(PRELOAD, "").split(",") if name])
+
+
+def reseed() -> None:
+    """Random numbers of this container's own: all that are restored from one snapshot would draw the same."""
+    random.seed(os.urandom(32))
+
+
+class _Serving:
+    """What nodes with and without a snapshot have in common."""
+
+    zygote: Zygote | None = None
+    notice: str = ""
+
+    @modal.method()
+    def serve(self, key: str, node_rank: int) -> None:
+        """Be a node of the session until it ends."""
+        assert self.zygote is not None
+        zygote, notice, self.notice = self.zygote, self.notice, ""
+        self.zygote = None
+        try:
+            serve_node(zygote, key, node_rank, notice)
+        finally:
+            zygote.let_go()
+        self.zygote = new_zygote()  # where the container is kept for another session
+
+    @modal.exit()
+    def end(self) -> None:
+        """Let go of the zygote that no session took."""
+        if self.zygote is not None:
+            self.zygote.end()
+
+
+class Node(_Serving):
+    """One node of a session, started from a memory snapshot that holds its zygote."""
+
+    @modal.enter(snap=True)
+    def build(self) -> None:
+        """Before the snapshot: have a zygote import torch, and what `--preload` names."""
+        self.zygote = new_zygote()
+        await_ready(self.zygote)
+
+    @modal.enter(snap=False)
+    def wake(self) -> None:
+        """After the snapshot: look whether the zygote came back, and start another where it did not."""
+        reseed()
+        assert self.zygote is not None
+        if self.zygote.answers(RESTORED_SECONDS):
+            return
+        began = time.monotonic()
+        self.zygote.end()
+        self.zygote = new_zygote()
+        await_ready(self.zygote)
+        self.notice = (
+            "the memory snapshot did not bring back the process that forks ranks, so nodes start as with "
+            f"--snapshot off ({time.monotonic() - began:.0f} s more)"
+        )
+
+
+class ColdNode(_Serving):
+    """One node of a session, with `--snapshot off`."""
+
+    @modal.enter()
+    def build(self) -> None:
+        """Have a zygote import torch, and what `--preload` names."""
+        self.zygote = new_zygote()
+        await_ready(self.zygote)
+
+
+class Gateway:
+    """The gateway of a session, with the tunnel through which kernels reach it."""
+
+    @modal.method()
+    def serve(self, key: str) -> None:
+        """Be the gateway of the session until it ends, then see that no node stays behind."""
+        meeting = Meeting(key)
+        ticket = meeting.get("ticket", Ticket)
+        if ticket is None:
+            return
+        first = meeting.get("gateway", GatewayAt) is None  # else one was here before, and the session went with it
+        try:
+            if first:
+                serve_gateway(meeting, ticket)
+        finally:
+            calls = meeting.get("calls", Calls)
+            meeting.end("it has ended" if first else "its gateway's container was lost")
+            if calls is not None:
+                end_calls(calls.nodes, END_SECONDS if first else 0.0)
+
+
+def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str) -> None:
+    """Have a zygote run the agent and the workers of a node, until the session ends or the container must go."""
+    meeting = Meeting(key)
+    ticket = meeting.get("ticket", Ticket)
+    if ticket is None or meeting.over():
+        return
+    address = i6pn_address() if ticket.i6pn else "127.0.0.1"
+    generation = meeting.arrive(node_rank, NodeAt(address, os.environ.get("MODAL_TASK_ID", "")))
+    gateway = meeting.wait("gateway", GatewayAt, ticket.patience, meeting.over)
+    if gateway is None:
+        return
+    if generation > 1:
+        notice = f"node {node_rank} is back, in another container. {notice}".rstrip()
+    await_ready(zygote, ticket.agent.framework)
+    folder = tempfile.mkdtemp(prefix="modal-magic-")
+    zygote.tell(Take(folder, os.getcwd(), sys.path, dict(os.environ)))
+    spec = msgspec.structs.replace(
+        ticket.agent,
+        node_rank=node_rank,
+        gateway_host=gateway.address,
+        gateway_port=gateway.node_port,
+        address=address,
+        cores=ticket.agent.cores or os.cpu_count() or 1,
+        notice=notice,
+    )
+    zygote.tell(StartAgent(spec))
+    try:
+        zygote.process.wait()
+    except BaseException as error:
+        why = "preempted" if isinstance(error, KeyboardInterrupt) else "cancelled"
+        with contextlib.suppress(SessionError, subprocess.TimeoutExpired):
+            zygote.tell(EndNode(why))
+            zygote.process.wait(LEAVE_SECONDS)
+        raise
+
+
+def serve_gateway(meeting: Meeting, ticket: Ticket) -> None:
+    """Run the gateway's process and its tunnel, and say where they are."""
+    address = i6pn_address() if ticket.i6pn else "127.0.0.1"
+    # A tunnel ends at this container's loopback or at any address of it: the clients' door is on all of them.
+    spec = msgspec.structs.replace(
+        ticket.gateway, host=address, client_host="::", folder=tempfile.mkdtemp(prefix="modal-magic-")
+    )
+    process, up = spawn_gateway(spec)
+    try:
+        with modal.forward(up.client_port, unencrypted=True) as tunnel:
+            host, port = tunnel.tcp_socket
+            meeting.put("gateway", GatewayAt(address, up.node_port, host, port))
+            process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def end_calls(names: list[str], seconds: float) -> None:
+    """Wait until these calls have ended; those that have not after so many seconds are cancelled."""
+    until = time.monotonic() + seconds
+    for name in names:
+        call: modal.FunctionCall[None] = modal.FunctionCall.from_id(name)
+        try:
+            call.get(timeout=max(0.0, until - time.monotonic()))
+        except TimeoutError:
+            call.cancel(terminate_containers=True)
+        except modal.exception.Error:  # it has ended, though not well: its container's log has why
+            continue
+
+
+def spawn_gateway(spec: GatewaySpec) -> tuple[subprocess.Popen[bytes], GatewayUp]:
+    """Start a gateway as a process of its own. Raises SessionError when it does not come up."""
+    spec_out, spec_in = os.pipe()
+    up_out, up_in = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modal_magic.node.born", "gateway", str(spec_out), str(up_in)],
+        pass_fds=[spec_out, up_in],
+    )
+    os.close(spec_out)
+    os.close(up_in)
+    with os.fdopen(spec_in, "wb") as given:
+        given.write(msgspec.msgpack.encode(spec))
+    with os.fdopen(up_out, "rb") as said:
+        data = said.read()
+    word = decode_zygote_word(data) if data else None
+    if not isinstance(word, GatewayUp):
+        raise SessionError(f"the gateway did not start: exit code {process.wait()}")
+    return process, word

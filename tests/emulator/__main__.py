@@ -1,0 +1,120 @@
+"""`python -m tests.emulator`: serve until stdin ends. The first line of stdout is the address for MODAL_SERVER_URL.
+
+Lines on stdin are wishes of a test, as JSON; each is answered by one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from grpclib.server import Server
+from modal_proto import api_pb2 as api
+from modal_proto.api_grpc import ModalClientBase
+
+from tests.emulator import network
+from tests.emulator.apps import Apps
+from tests.emulator.calls import Calls
+from tests.emulator.containers import Fleet
+from tests.emulator.files import Files, Library
+from tests.emulator.functions import Functions
+from tests.emulator.service import service_of
+from tests.emulator.stores import Shelf, Stores
+from tests.emulator.tunnels import Tunnels
+from tests.emulator.volumes import Volumes
+from tests.emulator.world import Container, World
+
+
+class Emulator:
+    """The world, its containers, and the service in front of them. A class because containers must end."""
+
+    def __init__(self, folder: Path, tag: str | None) -> None:
+        self.world = World(folder)
+        self.library = Library()
+        self.shelf = Shelf()
+        self.fleet = Fleet(self.world, self.library, tag, self.serve)
+
+    def serve(self, container: Container | None) -> ModalClientBase:
+        """The service as one container, or a client (None), finds it."""
+        world = self.world
+        return service_of(
+            [
+                Apps(world, container, self.fleet.stop),
+                Functions(world, container),
+                Calls(world, container, self.fleet),
+                Stores(world, container, self.shelf),
+                Files(world, container, self.library),
+                Tunnels(world, container),
+                Volumes(world, container, self.shelf),
+            ]
+        )
+
+    async def wish(self, wish: dict[str, Any]) -> object:
+        """Do what a test asks for, or tell it what it asks about."""
+        match wish["do"]:
+            case "containers":
+                return [self._told(one) for one in self.world.containers.values()]
+            case "history":
+                return self.world.history
+            case "queued":
+                return {one.name: len(one.waiting) for one in self.world.functions.values() if one.waiting}
+            case "definitions":
+                apps = [app for app in self.world.apps.values() if app.state == api.APP_STATE_DEPLOYED]
+                names = {name for app in apps for name in app.functions.values()}
+                return {one.name: str(one.definition) for id, one in self.world.functions.items() if id in names}
+            case "set":
+                for name, value in wish["settings"].items():
+                    setattr(self.world.settings, name, value)
+                await self.fleet.look()
+                return True
+            case "interrupt" | "kill" as verb:
+                container = self.world.containers[wish["container"]]
+                (self.fleet.interrupt if verb == "interrupt" else self.fleet.kill)(container)
+                return True
+            case _:
+                return {"error": f"no such wish: {wish}"}
+
+    def _told(self, one: Container) -> dict[str, object]:
+        return {
+            "id": one.id,
+            "class": one.function.name.removesuffix(".*"),
+            "pid": one.process.pid if one.process else None,
+            "address": one.namespace.address if one.namespace else "",
+            "checkpointed": one.checkpointed,
+            "log": str(one.folder / "log"),
+        }
+
+
+async def main(namespaces: bool) -> None:
+    """Serve until stdin ends."""
+    tag = f"em{os.getpid()}" if namespaces else None
+    if tag:
+        network.start(tag)
+    with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
+        emulator = Emulator(Path(folder), tag)
+        server = Server([emulator.serve(None)])
+        await server.start("127.0.0.1", 0)
+        assert server._server is not None and server._server.sockets is not None
+        print(f"http://127.0.0.1:{server._server.sockets[0].getsockname()[1]}", flush=True)
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        try:
+            while line := await reader.readline():
+                print(json.dumps(await emulator.wish(json.loads(line))), flush=True)
+        finally:
+            server.close()
+            await emulator.fleet.close()
+            if tag:
+                network.stop(tag)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python -m tests.emulator", description=__doc__)
+    parser.add_argument("--no-namespaces", action="store_true", help="containers share this machine's network")
+    asyncio.run(main(not parser.parse_args().no_namespaces))

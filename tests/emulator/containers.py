@@ -1,0 +1,250 @@
+"""Containers: started where inputs wait, checkpointed, preempted, and ended with all that they had started."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+
+from grpclib.server import Server
+from modal_proto import api_pb2 as api
+from modal_proto.api_grpc import ModalClientBase
+
+from tests.emulator import network
+from tests.emulator.apps import layout_of
+from tests.emulator.files import Library
+from tests.emulator.world import Container, Function, Input, World
+
+__all__ = ["Fleet"]
+
+GRACE_SECONDS = 5.0
+"""How long a container that is stopped has for its exit hooks. On Modal it is longer."""
+RESTORE_SECONDS = 0.05
+CONTAINERS_LOST = 8
+"""An input that so many containers were lost over is given up."""
+
+
+class Fleet:
+    """The containers of the emulator. `serve` makes the service that one of them talks to. A class: they must end."""
+
+    def __init__(
+        self, world: World, library: Library, tag: str | None, serve: Callable[[Container], ModalClientBase]
+    ) -> None:
+        self.world = world
+        self.library = library
+        self.tag = tag
+        self.serve = serve
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    # -- scheduling
+
+    async def look(self) -> None:
+        """Start containers for the inputs that nobody works on."""
+        for function in self.world.functions.values():
+            mine = [one for one in self.world.containers.values() if one.function is function and not one.stopping]
+            ready = sum(not one.working_on for one in mine)
+            limit = function.definition.autoscaler_settings.max_containers or len(mine) + len(function.waiting)
+            for _ in range(min(len(function.waiting) - ready, limit - len(mine))):
+                name = function.name.removesuffix(".*")
+                held = self.world.settings.held.get(name)
+                if held is not None and function.started >= held:
+                    break
+                function.started += 1
+                self._spawn(self._run(function))
+        await self.world.ring()
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    # -- a container's life
+
+    async def _run(self, function: Function) -> None:
+        container = self._make(function)
+        self.world.containers[container.id] = container
+        self.world.note(f"{container.id} started for {function.name}")
+        listener = Server([self.serve(container)])
+        await listener.start(path=str(container.folder / "modal.sock"))
+        try:
+            if self.tag is not None:
+                number = int(container.id.split("-")[1])
+                container.namespace = await asyncio.to_thread(network.add, self.tag, number)
+            await self._live(container)
+        except (OSError, subprocess.CalledProcessError) as error:  # no other would start either
+            container.failure = api.GenericResult(
+                status=api.GenericResult.GENERIC_STATUS_INTERNAL_FAILURE, exception=repr(error)
+            )
+        finally:
+            self._bury(container)
+            listener.close()
+            await listener.wait_closed()
+            await self.look()
+
+    def _make(self, function: Function) -> Container:
+        id = self.world.name("ta")
+        folder = self.world.folder / id
+        (folder / "root").mkdir(parents=True)
+        return Container(id, function, folder, None, "", time.time())
+
+    async def _live(self, container: Container) -> None:
+        definition = api.Function()
+        definition.CopyFrom(container.function.definition)
+        definition.is_checkpointing_function = definition.checkpointing_enabled
+        arguments = api.ContainerArguments(
+            task_id=container.id,
+            function_id=container.function.id,
+            app_id=container.function.app.id,
+            function_def=definition,
+            environment_name="main",
+            checkpoint_id=f"cp-{container.id[3:]}" if definition.checkpointing_enabled else "",
+            app_layout=layout_of(self.world, container.function.app),
+        )
+        (container.folder / "arguments").write_bytes(arguments.SerializeToString())
+        self.library.lay_out(list(definition.mount_ids), container.folder / "root")
+        prefix = ["ip", "netns", "exec", container.namespace.name] if container.namespace else []
+        with (container.folder / "log").open("wb") as log:
+            container.process = await asyncio.create_subprocess_exec(
+                *prefix,
+                sys.executable,
+                "-m",
+                "modal._container_entrypoint",
+                cwd=container.folder / "root",
+                env=self._environment(container, definition),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        code = await container.process.wait()
+        self.world.note(f"{container.id} ended with {code}")
+
+    def _environment(self, container: Container, definition: api.Function) -> dict[str, str]:
+        kept = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("MODAL_") or key == "MODAL_MAGIC_RUNTIME_DIR"
+        }
+        region = (list(definition.scheduler_placement.regions) or ["us-east-1"])[0]
+        own = {
+            "MODAL_SERVER_URL": f"unix://{container.folder}/modal.sock",
+            "MODAL_TASK_ID": container.id,
+            "MODAL_IS_REMOTE": "1",
+            "MODAL_CONTAINER_ARGUMENTS_PATH": str(container.folder / "arguments"),
+            "MODAL_CLOUD_PROVIDER": "CLOUD_PROVIDER_AWS",
+            "MODAL_REGION": region,
+            "MODAL_ENVIRONMENT": "main",
+            "MODAL_IMAGE_ID": definition.image_id,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(container.folder / "root"),
+        }
+        if definition.checkpointing_enabled:
+            own["MODAL_ENABLE_SNAP_RESTORE"] = "1"
+            own["MODAL_RESTORE_STATE_PATH"] = str(container.folder / "restore.json")
+        return kept | own
+
+    def _bury(self, container: Container) -> None:
+        """End what a container has left, and hand its inputs to another; after a failure or a cancel, end these too."""
+        self.kill(container)
+        for server in container.tunnels.values():
+            server.close()
+        if container.namespace is not None:
+            network.remove(container.namespace)
+        self.world.containers.pop(container.id, None)
+        stopped = container.function.app.state == api.APP_STATE_STOPPED
+        for one in container.working_on.values():
+            if one.output is not None:
+                continue
+            one.containers_lost += 1
+            if one.call.cancelled or stopped or one.containers_lost >= CONTAINERS_LOST:
+                self.give_up(one)
+            else:
+                container.function.waiting.append(one)
+        if container.failure is not None:  # it could not start: neither could another
+            for one in list(container.function.waiting):
+                container.function.waiting.remove(one)
+                self.give_up(one, container.failure)
+
+    def _processes(self, container: Container) -> list[int]:
+        if container.namespace is not None:
+            return network.processes(container.namespace)
+        mark = f"MODAL_TASK_ID={container.id}".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*/environ"):
+            with contextlib.suppress(OSError):
+                if mark in path.read_bytes().split(b"\0"):
+                    found.append(int(path.parent.name))
+        return found
+
+    # -- what is done to containers
+
+    def give_up(self, one: Input, result: api.GenericResult | None = None) -> None:
+        """An input gets no answer of a container: it was cancelled, or its container cannot start."""
+        terminated = api.GenericResult(status=api.GenericResult.GENERIC_STATUS_TERMINATED, exception="cancelled")
+        one.output = api.FunctionGetOutputsItem(
+            result=result or terminated, idx=one.index, input_id=one.id, data_format=api.DATA_FORMAT_PICKLE
+        )
+
+    def stop(self, container: Container) -> None:
+        """End a container: it is told, and killed when it does not end by itself."""
+        if not container.stopping:
+            container.stopping = True
+            self._spawn(self._stop(container))
+
+    async def _stop(self, container: Container) -> None:
+        await self.world.ring()
+        process = container.process
+        if process is None:
+            return
+        if container.idle_since is None:
+            self.interrupt(container)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), GRACE_SECONDS)
+        self.kill(container)
+
+    def interrupt(self, container: Container) -> None:
+        """What a preemption begins with."""
+        if container.process is not None and container.process.returncode is None:
+            container.process.send_signal(signal.SIGINT)
+
+    def kill(self, container: Container) -> None:
+        """Take a container away from one moment to the next."""
+        for pid in self._processes(container):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    async def checkpoint(self, container: Container) -> None:
+        """Make a memory snapshot of a container and let it go on, as one that was restored does."""
+        container.checkpointed = True
+        self.world.note(f"{container.id} was checkpointed")
+
+        async def restore() -> None:
+            await asyncio.sleep(RESTORE_SECONDS)  # it drops its connections first
+            if self.world.settings.snapshot == "childless" and container.process is not None:
+                for pid in self._processes(container):
+                    if pid != container.process.pid:
+                        os.kill(pid, signal.SIGKILL)
+            state = {"task_id": container.id, "function_id": container.function.id}
+            temporary = container.folder / "restore.tmp"
+            temporary.write_text(json.dumps(state))
+            temporary.rename(container.folder / "restore.json")
+
+        self._spawn(restore())
+
+    async def close(self) -> None:
+        """End every container."""
+        for function in self.world.functions.values():
+            function.waiting.clear()
+        for container in list(self.world.containers.values()):
+            container.stopping = True
+            container.working_on.clear()
+            self.kill(container)
+        while self.tasks:
+            await asyncio.wait(self.tasks)

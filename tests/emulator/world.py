@@ -1,0 +1,149 @@
+"""What the emulator knows: apps, functions, calls, inputs and containers, as plain data."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modal_proto import api_pb2 as api
+
+if TYPE_CHECKING:
+    from tests.emulator.network import Namespace
+
+__all__ = ["App", "Call", "Container", "Function", "Input", "Settings", "World"]
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a test may change while the emulator runs.
+
+    `held` are the classes whose containers are left in the queue, each with how many may start before that.
+    `snapshot` is what becomes of a memory snapshot: the container goes on (`continue`), or goes on without the
+    processes that it had started (`childless`).
+    """
+
+    held: dict[str, int] = field(default_factory=dict)
+    snapshot: str = "continue"
+    broken_image: str = ""
+
+
+@dataclass(slots=True)
+class App:
+    """An app. `name` is that of its deployment; empty while it has none."""
+
+    id: str
+    name: str = ""
+    description: str = ""
+    state: int = api.APP_STATE_INITIALIZING
+    functions: dict[str, str] = field(default_factory=dict)
+    classes: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Function:
+    """A function, or all methods of a class."""
+
+    id: str
+    app: App
+    name: str
+    metadata: api.FunctionHandleMetadata
+    definition: api.Function = field(default_factory=api.Function)
+    waiting: list[Input] = field(default_factory=list)
+    started: int = 0
+
+
+@dataclass(slots=True)
+class Call:
+    """A call of a function."""
+
+    id: str
+    function: Function
+    inputs: list[Input] = field(default_factory=list)
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class Input:
+    """One input of a call and, once it has one, its output."""
+
+    id: str
+    call: Call
+    index: int
+    input: api.FunctionInput
+    kind: int
+    containers_lost: int = 0
+    output: api.FunctionGetOutputsItem | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Container:
+    """A container: a process, its listener, and the inputs it works on. `idle_since` is monotonic, None while busy."""
+
+    id: str
+    function: Function
+    folder: Path
+    namespace: Namespace | None
+    address: str
+    enqueued_at: float
+    process: asyncio.subprocess.Process | None = None
+    working_on: dict[str, Input] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    tunnels: dict[int, asyncio.Server] = field(default_factory=dict)
+    idle_since: float | None = None
+    stopping: bool = False
+    checkpointed: bool = False
+    failure: api.GenericResult | None = None
+    started_at: float = 0.0
+
+
+@dataclass(slots=True)
+class World:
+    """All of it, and a bell that rings whenever something changes. One event loop touches it."""
+
+    folder: Path
+    settings: Settings = field(default_factory=Settings)
+    apps: dict[str, App] = field(default_factory=dict)
+    functions: dict[str, Function] = field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
+    inputs: dict[str, Input] = field(default_factory=dict)
+    containers: dict[str, Container] = field(default_factory=dict)
+    history: list[str] = field(default_factory=list)
+    bell: asyncio.Condition = field(default_factory=asyncio.Condition)
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def name(self, prefix: str) -> str:
+        """A fresh id: `ta-000007`."""
+        return f"{prefix}-{next(self.numbers):06d}"
+
+    def note(self, text: str) -> None:
+        """Remember that something happened, for tests that ask."""
+        self.history.append(text)
+
+    async def ring(self) -> None:
+        """Something has changed."""
+        async with self.bell:
+            self.bell.notify_all()
+
+    async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
+        """Wait until something holds. Whether it does after so many seconds."""
+        deadline = time.monotonic() + seconds
+        async with self.bell:
+            while not holds():
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                try:
+                    await asyncio.wait_for(self.bell.wait(), left)
+                except TimeoutError:
+                    return holds()
+        return True
+
+    def app_named(self, name: str) -> App | None:
+        """The app that is deployed under a name."""
+        deployed = (app for app in self.apps.values() if app.name == name and app.state == api.APP_STATE_DEPLOYED)
+        return next(deployed, None)
