@@ -7,6 +7,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from modal_magic import RankFailed, Retries, RunInterrupted, Session
@@ -124,3 +125,17 @@ def test_a_rank_that_is_killed_from_outside_costs_an_attempt(session: Session) -
     os.kill(session.status().ranks[3].pid, signal.SIGKILL)
     assert run.wait(30).view.attempt == 2
     assert time.monotonic() - began < 10
+
+
+def test_a_run_whose_agent_dies_goes_on_with_the_ranks_of_a_new_one(session: Session) -> None:
+    run = session.run(
+        "import time, modal_magic\nif modal_magic.attempt == 1: time.sleep(100)\nmodal_magic.attempt", retries=2
+    )
+    while len(run.ranks) < 4 or any(view.state != "running" for view in run.ranks.values()):
+        run.events(30)
+    ranks = [rank.pid for rank in session.status().ranks]
+    zygote = psutil.Process(ranks[0]).parent()
+    assert zygote is not None
+    agents = {child.pid for child in zygote.children()} - {*ranks, session.connection.pid}
+    os.kill(max(agents), signal.SIGKILL)
+    assert run.wait(40).result == dict.fromkeys(range(4), "2")
