@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
@@ -106,7 +106,7 @@ def newest_lines(lines: Iterable[Line], last: int | None, limit: int) -> tuple[l
 
     And how many lines and bytes the limit cut off. No more than these lines are held while the others are read.
     """
-    kept: dict[int, Line] = {}
+    kept: OrderedDict[int, Line] = OrderedDict()
     of_rank: dict[int, deque[int]] = {}
     size = cut = cut_bytes = 0
     for number, line in enumerate(lines):
@@ -118,6 +118,6 @@ def newest_lines(lines: Iterable[Line], last: int | None, limit: int) -> tuple[l
             if len(numbers) > last and (dropped := kept.pop(numbers.popleft(), None)) is not None:
                 size -= utf8_size(dropped.text) + 1
         while size > limit and len(kept) > 1:
-            count = utf8_size(kept.pop(next(iter(kept))).text) + 1
+            count = utf8_size(kept.popitem(last=False)[1].text) + 1
             size, cut, cut_bytes = size - count, cut + 1, cut_bytes + count
     return list(kept.values()), cut, cut_bytes

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -158,6 +159,8 @@ class Session:
         if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < self.world_size]):
             raise UsageError(f"there is no {name_ranks(unknown)}: the session has ranks 0-{self.world_size - 1}")
         run = Run(self, uuid.uuid4().hex[:12])
+        while self._late:
+            run.take(self._late.popleft())
         self._runs[run.id] = run
         task = p.Execute(run.id, source, cell, first_line)
         chosen = None if ranks is None else sorted(set(ranks))
@@ -315,6 +318,8 @@ class Session:
         self._own_resources = resources is None
         self._resources = resources or Resources()
         self._runs: dict[str, Run] = {}
+        self._ended_runs: set[str] = set()
+        self._late: deque[p.Output] = deque()
         self._answers: dict[str, Future[Any]] = {}
         self._closing = threading.Event()
         self._up = threading.Event()
@@ -451,6 +456,14 @@ class Session:
             run.take(event, record.time, record.sequence)
             if run.done:
                 del self._runs[name]
+                self._ended_runs.add(name)
+        elif isinstance(event, p.Output) and name in self._ended_runs:
+            # Threads and processes that a cell has left running write on: that is shown with the next cell.
+            newest = next(reversed(list(self._runs.values())), None)
+            if newest is not None:
+                newest.take(event)
+            else:
+                self._late.append(event)
 
     def now(self) -> float:
         """The time of the session's own clock, that of its gateway, in seconds since 1970."""

@@ -486,7 +486,7 @@ def test_a_flood_stays_within_what_a_jupyter_server_lets_through() -> None:
             sent.append((clock.now, PIECE))
     for at, _ in sent:
         window = sum(size for moment, size in sent if at <= moment < at + 3.0)
-        assert window <= BURST_BYTES + 3 * RATE_BYTES
+        assert window <= BURST_BYTES + 3 * RATE_BYTES < 3_000_000  # what it averages over 3 s, at 1 MB/s
     assert sum(size for _, size in sent) >= 0.95 * 20 * RATE_BYTES
 
 

@@ -9,12 +9,15 @@ from types import FrameType, TracebackType
 from modal_magic.frameworks.collectives import Collective
 from modal_magic.protocol import ErrorKind, RemoteError
 
-__all__ = ["cell_line", "describe", "describe_exit", "in_cell", "is_cell", "where_interrupted"]
+__all__ = ["CELL", "cell_line", "describe", "describe_exit", "in_cell", "is_cell", "where_interrupted"]
+
+CELL = "Cell In["
+"""How the names of cells begin, where Python has names of files: `Cell In[3]`."""
 
 
 def is_cell(filename: str) -> bool:
-    """Whether code came from a cell (the names that IPython's compiler gives to cells)."""
-    return filename.startswith("<ipython-input-")
+    """Whether code came from a cell, by the name that the shell's compiler gave it."""
+    return filename.startswith(CELL)
 
 
 def in_cell(frame: FrameType | None) -> bool:

@@ -49,7 +49,7 @@ class OutputPipe:
         # A character that is cut between two chunks waits in the decoder for its second half.
         if text := self.decoder.decode(data, final=self.ended):
             self.texts.append(text)
-            self.size += len(text)
+            self.size += len(data)
         return not self.ended
 
     def read_all(self) -> None:

@@ -6,12 +6,14 @@ import asyncio
 import atexit
 import base64
 import contextlib
+import linecache
 import os
 import sys
 import warnings
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.inputtransformer2 import leading_empty_lines
@@ -19,6 +21,7 @@ from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
+from modal_magic.node.failure import CELL
 from modal_magic.node.progress import Reporter
 from modal_magic.protocol import Display
 
@@ -65,9 +68,22 @@ class RankDisplayHook(DisplayHook):
         """Nothing was written here that would have to be ended."""
 
 
+class CellCompiler(CachingCompiler):
+    """Names cells as the notebook does, so that a warning or a log record says where it came from: `Cell In[3]:2`."""
+
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        """A name that no other cell has: numbers begin again with another kernel."""
+        name, again = f"{CELL}{number}]", 1
+        while name in self._filename_map and "".join(linecache.getlines(name)).rstrip() != transformed_code.rstrip():
+            again += 1
+            name = f"{CELL}{number}] ({again})"
+        return name
+
+
 class RankShell(InteractiveShell):
     """InteractiveShell, with nothing that a terminal or a history needs."""
 
+    compiler_class = Type(CellCompiler)
     display_pub_class = Type(RankDisplayPublisher)
     displayhook_class = Type(RankDisplayHook)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["PIECE", "TURN_SECONDS", "Allowance", "allowance_for", "follow", "show", "size_of"]
 
-BURST_BYTES = 1_200_000
-RATE_BYTES = 500_000
+BURST_BYTES = 2_150_000
+RATE_BYTES = 270_000
 """Jupyter servers drop output past 1 MB/s and 1000 messages/s, each averaged over 3 s (`iopub_data_rate_limit`,
 `rate_limit_window` of jupyter_server): in any 3 s the burst and three times the rate must stay below 3 MB."""
 MESSAGE_BYTES = 1000
@@ -116,13 +116,15 @@ def follow(
             for part in view.turn(events, last=over).parts:
                 waiting.extend(_pieces(part))
             while waiting and not enough:
-                if not allowance.take(size_of(waiting[0])):
-                    if not (over and limited and _may_be_dropped(waiting[0])):
-                        break
+                if missing and _may_be_dropped(waiting[0]):  # what comes behind a gap would read as if there were none
                     missing += _text_size(waiting.popleft())
-                    continue
-                picture.hide()
-                put(waiting.popleft())
+                elif allowance.take(size_of(waiting[0])):
+                    picture.hide()
+                    put(waiting.popleft())
+                elif over and limited and _may_be_dropped(waiting[0]):
+                    missing += _text_size(waiting.popleft())
+                else:
+                    break
             if not run.view.failing:
                 failed_at, told = 0.0, False  # it is tried again
             elif not failed_at:

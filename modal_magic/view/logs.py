@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["save_log", "show_log"]
 
-SHOWN_BYTES = 8_000_000
-"""No more of a log is shown in a cell: a notebook is slow with more."""
+SHOWN_BYTES = 2_000_000
+"""What of a log is shown in a cell where nobody says how much: it comes at once, and no notebook is slow with it."""
 LABELS = {"result": "Out: ", "display": "display: "}
 
 
@@ -30,12 +31,12 @@ def labelled(line: Line) -> str:
 
 def show_log(log: RunLog, last: int | None, paced: bool) -> bool:
     """Show the newest lines of a log, and say what is not shown. Whether there was any."""
-    lines, cut, cut_bytes = newest_lines(read_lines(log), last, SHOWN_BYTES)
+    lines, cut, cut_bytes = newest_lines(read_lines(log), last, SHOWN_BYTES if last is None else sys.maxsize)
     if log.gone:
         print(f"… {bytes_in_words(log.gone)} of this run are gone from the log, which is full (--log-limit)")
     if cut:
         earlier = f"{cut:,} earlier line{'s' * (cut != 1)} ({bytes_in_words(cut_bytes)})"
-        print(f"… {earlier} not shown: --file PATH writes all of them to a file", flush=True)
+        print(f"… {earlier} not shown: --last N shows more, --file PATH writes all of them to a file", flush=True)
     allowance = allowance_for(paced)
     for part in _parts(lines):
         while not allowance.take(size_of(part)):
