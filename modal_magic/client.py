@@ -70,9 +70,10 @@ class Client:
         while not self._welcome.wait(0.5):
             lives = registry.gateway_lives(self._connection)
             if lives is False or (lives is None and time.monotonic() > until):
-                raise GatewayLost(
-                    f"the gateway of session {name!r} is gone, so what was left of the session is removed"
-                )
+                told = "so what was left of the session is removed"
+                if registry.has_left_log(name):
+                    told = f"but not its log: %modal_logs --session {name}"
+                raise GatewayLost(f"the gateway of session {name!r} is gone, {told}")
             if time.monotonic() > until:
                 raise GatewayBusy(f"{self.silence()}: try again, or end that process")
         if self._refusal:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
@@ -101,23 +101,30 @@ def _text_of(event: Display) -> list[str]:
     return [str(event.data["text/plain"])] if event.kind != "clear" and "text/plain" in event.data else []
 
 
-def newest_lines(lines: Iterable[Line], last: int | None, limit: int) -> tuple[list[Line], int, int]:
-    """The newest lines: at most `last` of each rank, and about `limit` bytes in all.
+def newest_lines(lines: Iterable[Line], last: int | None, limit: int = 0) -> tuple[list[Line], int, int]:
+    """The newest lines: the `last` of each rank, else about `limit` bytes and all values and tracebacks.
 
     And how many lines and bytes the limit cut off. No more than these lines are held while the others are read.
     """
-    kept: OrderedDict[int, Line] = OrderedDict()
-    of_rank: dict[int, deque[int]] = {}
-    size = cut = cut_bytes = 0
-    for number, line in enumerate(lines):
-        kept[number] = line
-        size += utf8_size(line.text) + 1
-        if last is not None:
+    kept: dict[int, Line] = {}
+    if last is not None:
+        of_rank: dict[int, deque[int]] = {}
+        for number, line in enumerate(lines):
+            kept[number] = line
             numbers = of_rank.setdefault(line.rank, deque())
             numbers.append(number)
-            if len(numbers) > last and (dropped := kept.pop(numbers.popleft(), None)) is not None:
-                size -= utf8_size(dropped.text) + 1
-        while size > limit and len(kept) > 1:
-            count = utf8_size(kept.popitem(last=False)[1].text) + 1
+            if len(numbers) > last:
+                del kept[numbers.popleft()]
+        return list(kept.values()), 0, 0
+    recent: deque[tuple[int, Line]] = deque()
+    size = cut = cut_bytes = 0
+    for number, line in enumerate(lines):
+        if line.kind in ("result", "error"):
+            kept[number] = line
+            continue
+        recent.append((number, line))
+        size += utf8_size(line.text) + 1
+        while size > limit and len(recent) > 1:
+            count = utf8_size(recent.popleft()[1].text) + 1
             size, cut, cut_bytes = size - count, cut + 1, cut_bytes + count
-    return list(kept.values()), cut, cut_bytes
+    return [line for _, line in sorted([*kept.items(), *recent])], cut, cut_bytes

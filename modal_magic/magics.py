@@ -26,7 +26,7 @@ from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
 from modal_magic.run import Run
 from modal_magic.session import CELL_BYTES, TOP_FRAMES, Resources, Session, choose_backend
-from modal_magic.transcript import RunLog
+from modal_magic.transcript import RunLog, left_behind
 from modal_magic.view.background import CellOutput, attend, ending, exits
 from modal_magic.view.console import follow, show
 from modal_magic.view.logs import save_log, show_log
@@ -105,8 +105,8 @@ class ModalMagics(Magics):
             session.ready()
             self.say(f"{session.name}: {session.world_size} ranks, {session.state}")
             return None
-        ranks = self.chosen(options.ranks, session)
-        show = None if options.show in (None, "all") else self.chosen(options.show, session)
+        ranks = self.chosen(options.ranks, session.world_size)
+        show = None if options.show in (None, "all") else self.chosen(options.show, session.world_size)
         run = session.run(
             cell,
             ranks=ranks,
@@ -180,8 +180,15 @@ class ModalMagics(Magics):
     def modal_logs(self, line: str) -> None:
         """Show what ranks wrote in the last run, also what was past `--output-limit`."""
         given = parse_line(line, TABLES["modal_logs"])
-        session = self.existing(given)
-        log = session.log(self.chosen(given.get("rank"), session))
+        name, ranks = self.named(given), given.get("rank")
+        if registry.has_left_log(name):
+            log = left_behind(registry.folder_of(name), ranks if isinstance(ranks, tuple) else None)
+            self.say(
+                f"the gateway of session {name!r} is gone. This is left of its log; %modal_stop {name} removes it:"
+            )
+        else:
+            session = self.find(name)
+            log = session.log(self.chosen(ranks, session.world_size))
         self.show_log(log, given)
 
     @line_magic
@@ -222,12 +229,13 @@ class ModalMagics(Magics):
         given = parse_line(line, TABLES["modal_stop"], POSITIONALS["modal_stop"])
         if given.get("all") and "session" in given:
             raise UsageError("--all stops every session: leave the name out, or leave --all out")
-        names = registry.names() if given.get("all") else [self.existing(given).name]
+        names = registry.names() if given.get("all") else [self.named(given)]
         for name in names:
             try:
                 self.find(name).stop()
-            except GatewayLost as error:
-                self.say(str(error))
+            except GatewayLost:
+                registry.forget(name)
+                self.say(f"the gateway of session {name!r} is gone, so what was left of the session is removed")
                 continue
             finally:
                 self.forget(name)
@@ -280,9 +288,11 @@ class ModalMagics(Magics):
             return self.find(name) if session is not None or name in registry.names() else None
         except SessionGone as error:
             self.forget(name)
+            told = str(error)
             if isinstance(error, GatewayLost):
                 registry.forget(name)
-            self.say(f"{error}. A new session of the same shape is started")
+                told = f"the gateway of session {name!r} is gone, so what was left of the session is removed"
+            self.say(f"{told}. A new session of the same shape is started")
             return None
 
     def start(self, given: Mapping[str, object], name: object) -> Session:
@@ -293,7 +303,7 @@ class ModalMagics(Magics):
                 "No Modal token is configured, so the ranks run on this machine. `modal token new` changes that; "
                 "--backend local says that it is meant."
             )
-        others = registry.names()
+        others = registry.living()
         session = Session.start(self.resources, options, notebook_of(self.host))
         if others:  # it may be that one of these was meant
             there = f"%modal_attach NAME goes to one that is there: {', '.join(others)}"
@@ -310,6 +320,9 @@ class ModalMagics(Magics):
         session = self.sessions.get(name)
         if session is None or session.closed:
             self.sessions.pop(name, None)
+            if registry.has_left_log(name):
+                told = f"but not its log: %modal_logs --session {name}"
+                raise GatewayLost(f"the gateway of session {name!r} is gone, {told}")
             session = self.sessions[name] = Session.attach(name, self.resources)
             session.alert = self.alert
         return session
@@ -323,12 +336,16 @@ class ModalMagics(Magics):
 
     def existing(self, given: Mapping[str, object]) -> Session:
         """The session that a line names, or the current one. Raises UsageError where there is none."""
+        return self.find(self.named(given))
+
+    def named(self, given: Mapping[str, object]) -> str:
+        """The name of the session that a line means. Raises UsageError where this notebook has none."""
         name = given.get("session") or self.current
         if not isinstance(name, str):
             known = registry.names()
             advice = f"--session names one of {', '.join(known)}" if known else "%%modal_distributed starts one"
             raise UsageError(f"this notebook has no session: {advice}")
-        return self.find(name)
+        return name
 
     def forget(self, name: str) -> None:
         """A session is gone."""
@@ -337,12 +354,12 @@ class ModalMagics(Magics):
         if self.current == name:
             self.current = None
 
-    def chosen(self, ranks: object, session: Session) -> list[int] | None:
-        """The ranks that an option names, checked against the session."""
+    def chosen(self, ranks: object, world_size: int) -> list[int] | None:
+        """The ranks that an option names, checked against those that there are."""
         if not isinstance(ranks, tuple):
             return None
         try:
-            return list(parse_ranks(",".join(map(str, ranks)), session.world_size))
+            return list(parse_ranks(",".join(map(str, ranks)), world_size))
         except ValueError as error:
             raise UsageError(str(error)) from None
 

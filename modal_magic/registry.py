@@ -18,8 +18,8 @@ from modal_magic.errors import SessionError, UsageError
 from modal_magic.values import SESSION_NAME
 
 __all__ = [
-    "Connection", "birth", "claim", "folder_of", "forget", "gateway_lives", "names", "publish", "read",
-    "runtime_folder",
+    "Connection", "birth", "claim", "folder_of", "forget", "gateway_lives", "has_left_log", "living", "names",
+    "publish", "read", "runtime_folder",
 ]  # fmt: skip
 
 
@@ -103,6 +103,16 @@ def _lives(pid: int, born: float) -> bool:
 def gateway_lives(connection: Connection) -> bool | None:
     """Whether the process of a gateway is there; None where nobody on this machine can say."""
     return _lives(connection.pid, connection.born) if connection.born else None
+
+
+def living() -> list[str]:
+    """The sessions that have a connection file and, as far as can be said, a gateway."""
+    found = []
+    for name in names():
+        with contextlib.suppress(SessionError, UsageError):  # a file that is damaged leads nowhere
+            if gateway_lives(read(name)) is not False:
+                found.append(name)
+    return found
 
 
 def _is_free(folder: Path) -> bool:
@@ -197,6 +207,12 @@ def unknown_session(session: str) -> str:
         return f"there is no session {session!r}; did you mean {near[0]!r}?"
     listed = f"there are {', '.join(map(repr, known))}" if known else "none is running: %%modal_distributed starts one"
     return f"there is no session {session!r}: {listed}"
+
+
+def has_left_log(session: str) -> bool:
+    """Whether a session is dead and its log is still there."""
+    folder = folder_of(session)
+    return any(folder.glob("events-*.log")) and _is_free(folder)
 
 
 def forget(session: str) -> None:

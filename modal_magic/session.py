@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import queue
-import sys
 import threading
 import time
 import uuid
@@ -116,7 +115,8 @@ class Session:
         """The session of this name, which another kernel may have started.
 
         Raises UsageError when there is none, SessionError when its connection file is not to be trusted, GatewayBusy
-        when its gateway does not answer, and GatewayLost when that is gone; what is left of it is then removed.
+        when its gateway does not answer, and GatewayLost when that is gone; what is left of it is then removed, unless
+        that has a log.
         """
         session = cls.__new__(cls)
         session._set_up(resources)
@@ -160,7 +160,7 @@ class Session:
             raise UsageError(f"there is no {name_ranks(unknown)}: the session has ranks 0-{self.world_size - 1}")
         run = Run(self, uuid.uuid4().hex[:12])
         while self._late:
-            run.take(self._late.popleft())
+            run.take(self._late.popleft(), self.now())
         self._runs[run.id] = run
         task = p.Execute(run.id, source, cell, first_line)
         chosen = None if ranks is None else sorted(set(ranks))
@@ -201,7 +201,7 @@ class Session:
         `last` is how many lines of each rank are wanted. The kinds are stdout, stderr, display, result and error.
         """
         lines = read_lines(self.log(ranks, run))
-        return list(lines) if last is None else newest_lines(lines, last, sys.maxsize)[0]
+        return list(lines) if last is None else newest_lines(lines, last)[0]
 
     def log(self, ranks: Sequence[int] | None = None, run: str | None = None) -> RunLog:
         """The log of a run (None: of the last one) on these ranks (None: all), fetched while it is read."""
@@ -351,7 +351,7 @@ class Session:
         except SessionError as error:
             self._shut(error)
             self._close_resources()
-            if isinstance(error, GatewayLost):
+            if isinstance(error, GatewayLost) and not registry.has_left_log(self.name):
                 registry.forget(self.name)
             raise
 
@@ -461,7 +461,7 @@ class Session:
             # Threads and processes that a cell has left running write on: that is shown with the next cell.
             newest = next(reversed(list(self._runs.values())), None)
             if newest is not None:
-                newest.take(event)
+                newest.take(event, record.time, record.sequence)
             else:
                 self._late.append(event)
 

@@ -44,14 +44,12 @@ def asked(ask: Callable[[str | None, int], p.LogPage], run: str | None) -> RunLo
     return RunLog(pages())
 
 
-def left_behind(folder: Path, ranks: Collection[int] | None) -> RunLog | None:
-    """The log of the last run of a session whose gateway is dead, None where nothing is left of it."""
+def left_behind(folder: Path, ranks: Collection[int] | None) -> RunLog:
+    """The log of the last run of a session whose gateway is dead, as far as it is left."""
     run = None
     for record in read_records(folder):
         if isinstance(record.event, p.Submitted):
             run = record.event.run
-    if run is None:
-        return None
 
     def pages() -> Iterator[tuple[list[p.Event], int]]:
         for record in read_records(folder):

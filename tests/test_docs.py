@@ -132,10 +132,10 @@ def test_messages_in_the_documents_are_made_of_the_code_s_own_words() -> None:
 
 
 EXAMPLES = {
-    *("barrier", "reduce", "train", "shapes", "python", "model", "defined"),
+    *("barrier", "space", "reduce", "train", "shapes", "python", "model", "defined"),
     *(name.lower() for name in (*dir(builtins), *signal.Signals.__members__)),
 }
-"""Words in the quoted messages that come from what the user did."""
+"""Words in the quoted messages that come from what the user did, and from the system."""
 
 
 def comparable(text: str) -> list[str]:

@@ -157,8 +157,13 @@ def test_the_last_lines_are_those_of_each_rank() -> None:
 def test_of_a_flood_the_newest_lines_are_kept_and_the_others_counted() -> None:
     flood = lines(*(f"{number:099}" for number in range(1000)))
     assert newest_lines(flood, None, 2000) == (flood[-20:], 980, 98_000)
-    assert newest_lines(flood, 50, 2000) == (flood[-20:], 980 - 0, 98_000)
-    assert newest_lines(flood, 5, 2000) == (flood[-5:], 0, 0)
+    assert newest_lines(flood, 50, 2000) == (flood[-50:], 0, 0)
+
+
+def test_values_and_tracebacks_before_a_flood_are_kept() -> None:
+    told = [Line(1, "result", "4"), *lines("x" * 99), Line(0, "error", "ValueError"), *lines("y" * 99, "z" * 99)]
+    assert newest_lines(told, None, 200) == ([told[0], told[2], told[3], told[4]], 1, 100)
+    assert newest_lines(told, 1, 200)[0] == [told[0], told[4]]
 
 
 def test_one_line_that_is_longer_than_all_that_is_shown_is_still_shown() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +30,7 @@ def labelled(line: Line) -> str:
 
 def show_log(log: RunLog, last: int | None, paced: bool) -> bool:
     """Show the newest lines of a log, and say what is not shown. Whether there was any."""
-    lines, cut, cut_bytes = newest_lines(read_lines(log), last, SHOWN_BYTES if last is None else sys.maxsize)
+    lines, cut, cut_bytes = newest_lines(read_lines(log), last, SHOWN_BYTES)
     if log.gone:
         print(f"… {bytes_in_words(log.gone)} of this run are gone from the log, which is full (--log-limit)")
     if cut:
