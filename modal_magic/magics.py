@@ -205,7 +205,7 @@ class ModalMagics(Magics):
         """Show where every rank is right now: its line of the cell, its collective, its innermost frames."""
         given = parse_line(line, TABLES["modal_stack"])
         session = self.existing(given)
-        ranks = self.chosen(given.get("rank"), session)
+        ranks = self.chosen(given.get("rank"), session.world_size)
         whole = bool(given.get("all_frames"))
         stacks = session.stacks(ALL_FRAMES if whole else TOP_FRAMES)
         chosen = [stack for stack in stacks if ranks is None or stack.rank in ranks]
@@ -217,7 +217,7 @@ class ModalMagics(Magics):
         """Start ranks of a session anew, without variables: all, or those that `--rank` names."""
         given = parse_line(line, TABLES["modal_restart"])
         session = self.existing(given)
-        ranks = self.chosen(given.get("rank"), session)
+        ranks = self.chosen(given.get("rank"), session.world_size)
         session.restart(ranks)
         fresh = f"{session.world_size} fresh ranks" if ranks is None else f"{name_ranks(ranks)} started anew"
         self.say(f"{session.name}: {fresh}, {session.state}")
