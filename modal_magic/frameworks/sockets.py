@@ -39,12 +39,13 @@ class SocketBook:
         if not os.path.isdir("/proc/self/fd"):
             yield
             return
-        before = self.before = set(_open_sockets())
+        outer, before = self.before, set(_open_sockets())
+        self.before = before if outer is None else outer
         try:
             yield
         finally:
-            self.before = None
             self.inodes.update(_open_sockets().keys() - before)
+            self.before = outer
 
     def forget(self) -> None:
         """The groups are gone."""

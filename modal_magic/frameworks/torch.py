@@ -292,7 +292,7 @@ class TorchRank:
             if self.wanted > generation and self.run == OURS:
                 raise Superseded
             time.sleep(pause)
-            pause = min(2 * pause, longest)
+            pause = min(1.25 * pause, longest)
 
     def _retire(self) -> None:
         """Leave the default group and all that were made of it, if there are any."""
