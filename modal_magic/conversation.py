@@ -15,7 +15,7 @@ REPEAT_SECONDS = 0.5
 ANSWER_SECONDS = 3.0
 """A request that is not answered for so long makes the client attach again: the answer may have been lost."""
 
-READINGS = p.AskStatus | p.AskLog
+READINGS = p.AskStatus | p.AskLog | p.AskStack
 """Requests that change nothing: these are asked again. Of the others the gateway says the answer again."""
 
 
@@ -90,7 +90,7 @@ class Conversation:
                     self.attach(now)
             case p.Refused(request=""):  # the gateway has forgotten us: a kernel can be busy in C for long
                 self._attach_again(now)
-            case p.Status() | p.LogPage() | p.Done() | p.Refused():
+            case p.Status() | p.LogPage() | p.Stacks() | p.Done() | p.Refused():
                 request = reply.request
                 self.unanswered.pop(request, None)
                 self.on_reply(reply)
