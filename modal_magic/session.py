@@ -394,7 +394,7 @@ class Session:
                     raise GatewayBusy(f"{self._client.silence()}. What was asked is done once it does")
             raise GatewayBusy(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s")
         finally:
-            del self._answers[name]
+            self._answers.pop(name, None)
             self._client.forget(name)
 
     def _let_go(self, run: Run) -> None:
@@ -423,15 +423,15 @@ class Session:
             case p.Refused(request=request, reason=reason):
                 if request in self._runs:
                     self._runs.pop(request).refuse(reason)
-                elif request in self._answers:
-                    self._answers[request].set_exception(UsageError(reason))
+                elif (answer := self._answers.pop(request, None)) is not None:
+                    answer.set_exception(UsageError(reason))
             case p.Closed(reason=reason):
                 if not self.connection.born:  # its gateway is not on this machine and cannot remove our folder
                     registry.forget(self.name)
                 self._closing.set()
                 self._shut(SessionClosed(f"session {self.name!r} is closed: {reason}"))
             case p.Status() | p.LogPage() | p.Stacks() | p.Done():
-                if (answer := self._answers.get(reply.request)) is not None:
+                if (answer := self._answers.pop(reply.request, None)) is not None:  # it may be said twice
                     answer.set_result(reply)
 
     def _on_record(self, record: p.Record) -> None:

@@ -333,6 +333,19 @@ def test_an_interrupt_of_a_run_that_nobody_knows_is_answered(plain: Session) -> 
         stray.wait(10)
 
 
+def test_an_answer_that_is_said_twice_is_taken_once(plain: Session) -> None:
+    plain._client._conversation.on_reply = twice(plain._client._conversation.on_reply)
+    plain.restart([1])
+    assert plain.status().clients == 1
+    with pytest.raises(UsageError, match="there is no rank 9"):
+        plain.restart([9])
+    assert plain.run("rank").wait(10).ranks[1].result == "1"
+
+
+def twice(take: Callable[[p.Reply], None]) -> Callable[[p.Reply], None]:
+    return lambda reply: (take(reply), take(reply))[1]
+
+
 def stumble(record: p.Record) -> None:
     raise ValueError(f"record {record.sequence} is not to my taste")
 
