@@ -167,7 +167,7 @@ def test_mutated_messages_of_an_attached_client_change_nothing(open_session: Ses
         p.Beat(),
         p.Shown("nothing", 5, [(0, "stdout", "text")]),
         p.AskLog("r", None, [1], -5),
-        p.AskStack("r"),
+        p.AskStack("r", 3),
         p.InterruptRun("nothing"),
         p.Restart("r", [99]),
         p.Attach(p.VERSION, "mutant", -3, 2**63),
