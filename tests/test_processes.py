@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from modal_magic import GatewayLost, RankFailed, Session, SessionClosed, SessionError, registry
-from modal_magic.backends.local import Host, LocalBackend, _await_ready, _spawn
+from modal_magic.backends.local import LocalBackend
+from modal_magic.backends.zygotes import await_ready, spawn
 from modal_magic.link import make_keys
 from modal_magic.session import Resources
 from modal_magic.specs import GatewaySpec, GatewayUp, StartGateway, Take
@@ -89,8 +90,8 @@ def test_a_variable_that_is_read_at_import_gets_a_fresh_zygote(
 
 def test_a_start_that_its_kernel_does_not_live_to_finish_leaves_nothing(nothing_left: None) -> None:
     keys = make_keys()
-    zygote = _spawn(Host(), dict(os.environ))
-    _await_ready(zygote, "none")
+    zygote = spawn(dict(os.environ))
+    await_ready(zygote)
     folder = registry.folder_of(registry.claim("unfinished"))
     zygote.tell(Take(str(folder), os.getcwd(), sys.path, dict(os.environ)))
     spec = GatewaySpec(
