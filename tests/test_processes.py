@@ -171,6 +171,25 @@ def test_a_rank_that_takes_too_much_memory_is_named_with_that(session: Session) 
     assert str(failed.value).startswith("rank 1 was killed by SIGKILL, as its system ran out of memory.")
 
 
+def test_a_rank_that_dies_while_a_group_forms_holds_nobody_up(session: Session) -> None:
+    session.run("kept = rank").wait(30)
+    sleepy = "import time\nfrom torch.distributed import distributed_c10d as c10d\n"
+    sleepy += "c10d._new_process_group_helper = lambda *rest, **options: time.sleep(1000)"
+    session.run(sleepy, ranks=[3]).wait(30)
+    _, pids = tree(session)
+    with pytest.raises(RankFailed, match="ZeroDivisionError"):
+        session.run("import torch, torch.distributed as dist\nif rank == 0: 1 / 0\ndist.barrier()").wait(30)
+    while [rank.state for rank in session.status().ranks] != ["rendezvous"] * 4:
+        threading.Event().wait(0.01)
+    threading.Event().wait(0.5)  # past the door, into torch's own rendezvous, which waits for an address of rank 3
+    os.kill(pids[3], signal.SIGKILL)
+    done = session.run("import torch, torch.distributed as dist\nt = torch.ones(1); dist.all_reduce(t); int(t)").wait(
+        20
+    )
+    assert [done.ranks[rank].result for rank in range(4)] == ["4"] * 4
+    assert [session.run("kept", ranks=[rank]).wait(30).ranks[rank].result for rank in range(3)] == ["0", "1", "2"]
+
+
 def test_what_a_rank_started_dies_with_the_rank(session: Session) -> None:
     run = session.run(
         "import subprocess\nchild = subprocess.Popen(['sleep', '1000'], start_new_session=rank == 0)\nchild.pid"

@@ -299,6 +299,9 @@ class TorchRank:
         self._bury()
         if dist.is_initialized():
             dist.destroy_process_group()
+        # Groups are named by this count, and only a destroyed group resets it: after an init that failed, this rank
+        # would look for the others under another name than a rank that was started anew.
+        c10d._world.group_count = 0
         self.sockets.forget()
 
     def _default_backend(self) -> str:
