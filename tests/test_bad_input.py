@@ -114,7 +114,7 @@ def test_a_stale_connection_file_is_removed_and_said(fresh_book: Notebook) -> No
     path.write_bytes(kept)
     path.chmod(0o600)
     shown = fresh_book.run("%modal_logs --session stale")
-    assert shown.error_name == "GatewayLost" and "does not answer" in shown.error
+    assert shown.error_name == "GatewayLost" and "is gone" in shown.error
     assert "stale" not in registry.names()
 
 
