@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ GATHER_SECONDS = (0.0005, 0.05)
 """The first and the longest pause between two looks at the door: most ranks come at once, some wait for long."""
 UNCOUNTED = ("init_", "new_", "split_", "destroy_", "Distributed", "forward")
 """How the calls begin that are no collective of a group, or several: no number tells them apart."""
+CUT_SECONDS = 0.05
+"""How often a rank is freed from a group that will not be, until it is free."""
 COMMUNICATION_ERRORS = (
     "connection reset by peer",
     "connection closed by peer",
@@ -106,13 +109,13 @@ class TorchRank:
         self.generation, self.run, self.inits = generation, OURS, 0
         if self.wanted > generation:
             raise Superseded
-        self._retire()
-        if not together:
-            return
-        environment = self.spec.place.environment
+        place = self.spec.place
         self.joining = True
         try:
-            self._init(None, int(environment["RANK"]), int(environment["WORLD_SIZE"]), {})
+            self._retire()
+            if not together:
+                return
+            self._init(None, int(place.environment["RANK"]), int(place.environment["WORLD_SIZE"]), {})
             self.owner = OURS
             self._rewrap()
         except Exception:
@@ -124,10 +127,8 @@ class TorchRank:
 
     def supersede(self, generation: int) -> None:
         """See `Framework`. One that waits in C++ for a rank that has died meanwhile is cut off."""
-        newer = generation > self.wanted
         self.wanted = max(self.wanted, generation)
-        if newer and self.joining and generation > self.generation:
-            self.sockets.shut_down()
+        self._cut_short()
 
     def health(self) -> Health:
         """See `Framework`."""
@@ -265,6 +266,17 @@ class TorchRank:
 
     # -- joining
 
+    def _cut_short(self) -> None:
+        """Free the main thread from a group that will not be: in there it may wait in C++ for one that does not come.
+
+        Again and again, for torch can be about to open another connection.
+        """
+        if self.joining and self.wanted > self.generation:
+            self.sockets.shut_down()
+            again = threading.Timer(CUT_SECONDS, self._cut_short)
+            again.daemon = True
+            again.start()
+
     def _init(self, backend: str | None, rank: int, size: int, options: dict[str, Any]) -> None:
         """Gather, leave the old group, and form a new one under a prefix that no other init has had."""
         assert self.spec.store is not None
@@ -285,14 +297,14 @@ class TorchRank:
         """Wait for all ranks in Python: the last to come opens the door."""
         if store.add("arrived", 1) >= size:
             store.set("open", "1")
-            return
-        generation = self.generation
         pause, longest = GATHER_SECONDS
-        while not store.check(["open"]):  # a wait in C++ would log each turn that was in vain
-            if self.wanted > generation and self.run == OURS:
+        while not store.check(["open"]):  # a wait in C++ that was in vain looks up its peer's name, which takes seconds
+            if self.wanted > self.generation and self.run == OURS:
                 raise Superseded
             time.sleep(pause)
             pause = min(1.25 * pause, longest)
+        if self.wanted > self.generation and self.run == OURS:
+            raise Superseded  # the others open the door also for one that has left it since
 
     def _retire(self) -> None:
         """Leave the default group and all that were made of it, if there are any."""

@@ -9,6 +9,7 @@ import time
 import traceback
 
 from modal_magic.node import orphans
+from tests.bench.faults import FAULTS
 from tests.bench.figures import Bench, Row
 from tests.bench.flood import FLOOD
 from tests.bench.latency import LATENCY
@@ -22,7 +23,7 @@ from tests.bench.starts import STARTS
 from tests.bench.surroundings import ROOT, alone, clear_up, time_limit
 from tests.bench.training import TRAINING
 
-BENCHES = (STARTS, LOADING, PASSES, LATENCY, FLOOD, MEMORY, TRAINING, STACKS, SCALE)
+BENCHES = (STARTS, LOADING, PASSES, LATENCY, FLOOD, MEMORY, TRAINING, STACKS, FAULTS, SCALE)
 
 
 def measure(bench: Bench) -> list[Row]:

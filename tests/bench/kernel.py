@@ -68,15 +68,31 @@ class Kernel:
     iopub: zmq.Socket[bytes]
     pid: int
 
-    def execute(self, source: str, patience: float = LONGEST_CELL) -> Reply:
-        """Run a cell to its end. Raises AssertionError with the traceback when it raises."""
-        return self.results([source], patience)[0]
+    def execute(self, source: str, patience: float = LONGEST_CELL, raises: bool = False) -> Reply:
+        """Run a cell to its end. Raises AssertionError when it raises, or when it does not though it should."""
+        return self.results([source], patience, raises)[0]
 
-    def results(self, sources: list[str], patience: float = LONGEST_CELL) -> list[Reply]:
+    def interrupt_during(self, source: str, marker: str, after: float) -> float:
+        """Interrupt a cell so many seconds after it has printed a marker. Returns the seconds to the kernel's idle."""
+        until = time.monotonic() + LONGEST_CELL
+        name, _ = self._send("execute_request", _execution(source))
+        text = ""
+        while marker not in text:
+            message = self._receive(self.iopub, until)
+            if message["parent_header"].get("msg_id") == name and message["msg_type"] == "stream":
+                text += message["content"]["text"]
+        time.sleep(after)
+        began = time.time()
+        self.manager.interrupt_kernel()
+        reply = self._follow(name, began, until, raises=True)
+        self._receive(self.shell, until)
+        return reply.seconds
+
+    def results(self, sources: list[str], patience: float = LONGEST_CELL, raises: bool = False) -> list[Reply]:
         """Send several cells at once, as `Run All` does, and wait for the end of the last."""
         until = time.monotonic() + patience
         sent = [self._send("execute_request", _execution(source)) for source in sources]
-        replies = [self._follow(name, at, until) for name, at in sent]
+        replies = [self._follow(name, at, until, raises) for name, at in sent]
         for _ in sources:
             self._receive(self.shell, until)
         return replies
@@ -94,7 +110,7 @@ class Kernel:
         assert message is not None
         return dict(message)
 
-    def _follow(self, name: str, sent: float, until: float) -> Reply:
+    def _follow(self, name: str, sent: float, until: float, raises: bool = False) -> Reply:
         chunks: list[Chunk] = []
         errors: list[str] = []
         displays: dict[str, str] = {}
@@ -116,7 +132,7 @@ class Kernel:
             elif kind == "error":
                 errors += content["traceback"]
             elif kind == "status" and content["execution_state"] == "idle":
-                assert not errors, "\n".join(errors)
+                assert bool(errors) == raises, "\n".join(errors) or "the cell did not raise"
                 return Reply(sent, now - sent, tuple(chunks), size)
 
     def wait_until_ready(self) -> None:

@@ -87,7 +87,7 @@ FAULTS = {
     "kill agent": 1,
     "still node": 3,
     "still client": 2,
-    "reset client": 0,
+    "reset client": 2,
     "other client": 2,
     "other interrupts": 2,
     "new kernel": 2,

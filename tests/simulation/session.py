@@ -236,7 +236,7 @@ class Simulation:
                     self.suffers(agent)
                 agent.wire.stand_still(fault.seconds)
             case "still client":
-                self.user.wire.stand_still(min(2.5, fault.seconds))
+                self.user.wire.stand_still(fault.seconds)
             case "reset client":
                 self.user.wire.reset(fault.seconds)
             case "other client":

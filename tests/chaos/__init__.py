@@ -1,0 +1,1 @@
+"""Real processes under real faults, drawn by seed, in one session: `python -m tests.chaos SEED --count N`."""

@@ -1,0 +1,34 @@
+"""Real faults, drawn by seed, in one session of a real kernel: after each, all is as good as before."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.chaos.faults import draw
+from tests.chaos.session import Chaos
+from tests.conftest import STOP_OWN
+from tests.support.notebook import notebook
+
+pytestmark = pytest.mark.kernel
+
+FAULTS = 40
+
+
+@pytest.fixture(scope="module")
+def chaos(runtime_folder: object) -> Iterator[Chaos]:
+    with notebook() as book:
+        book.run("%load_ext modal_magic")
+        made = Chaos(book)
+        made.set_up()
+        yield made
+        book.run(STOP_OWN)
+
+
+@pytest.mark.parametrize("number", range(FAULTS))
+def test_after_a_fault_all_is_as_good_as_before(chaos: Chaos, number: int) -> None:
+    fault = draw(random.Random(number))
+    print(fault.name)
+    chaos.suffer(fault)
