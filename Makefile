@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SCHEDULES ?= 500000
+FAULTS ?= 500
 READY := $(VENV)/ready
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -43,6 +44,7 @@ tools:
 
 soak: $(READY) ## hours of what `make test` does for a minute: simulated sessions, each time other ones
 	$(BIN)/python -m tests.simulation $$(date +%s)00000 --count $(SCHEDULES)
+	$(BIN)/python -m tests.chaos $$(date +%s) --count $(FAULTS)
 
 bench: $(READY) ## measure against the peers, and write docs/benchmarks.md
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -24,6 +24,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed import distributed_c10d as c10d
+from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from modal_magic.frameworks.base import Superseded
@@ -42,6 +43,8 @@ GATHER_SECONDS = (0.0005, 0.05)
 """The first and the longest pause between two looks at the door: most ranks come at once, some wait for long."""
 UNCOUNTED = ("init_", "new_", "split_", "destroy_", "Distributed", "forward")
 """How the calls begin that are no collective of a group, or several: no number tells them apart."""
+CONNECT = timedelta(seconds=10)
+"""How long gloo waits for a peer to connect. One that dies just then leaves no connection that could be cut."""
 CUT_SECONDS = 0.05
 """How often a rank is freed from a group that will not be, until it is free."""
 COMMUNICATION_ERRORS = (
@@ -115,7 +118,11 @@ class TorchRank:
             self._retire()
             if not together:
                 return
-            self._init(None, int(place.environment["RANK"]), int(place.environment["WORLD_SIZE"]), {})
+            gloo = self._default_backend() == "gloo"
+            options: dict[str, Any] = {"timeout": CONNECT} if gloo else {}
+            self._init(None, int(place.environment["RANK"]), int(place.environment["WORLD_SIZE"]), options)
+            if gloo:
+                c10d._set_pg_timeout(default_pg_timeout)
             self.owner = OURS
             self._rewrap()
         except Exception:

@@ -145,7 +145,9 @@ def killed(random: Random) -> Fault:
 
 def exits(random: Random) -> Fault:
     """`sys.exit` in a cell is an ordinary end."""
-    return Fault("sys.exit", f"{CELL}import sys\nsys.exit({random.randrange(3)})", ("",))
+    code = random.randrange(2)
+    told = (f"sys.exit({code})", "variables are kept on all ranks") if code else ()
+    return Fault(f"sys.exit({code})", f"{CELL}import sys\nsys.exit({code})", ("RankFailed" if code else "",), told)
 
 
 def restarted(random: Random) -> Fault:
