@@ -14,7 +14,7 @@ from tests.support.notebook import notebook
 
 pytestmark = pytest.mark.kernel
 
-FAULTS = 40
+FAULTS = 24
 
 
 @pytest.fixture(scope="module")
