@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 SCHEDULES ?= 500000
 FAULTS ?= 500
 READY := $(VENV)/ready
+VIEWS := modal_magic/labextension/package.json
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
@@ -22,6 +23,12 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
+# pip builds the extension when it installs; this builds it again when its sources have changed.
+$(VIEWS): $(READY) package.json yarn.lock $(shell find labextension/src labextension/style labextension/schema -type f)
+	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable
+	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build:prod
+	@touch $@
+
 demo: $(READY) ## run notebooks/01_digits_ddp.ipynb on 4 local ranks, in a real kernel
 	$(BIN)/python notebooks/execute.py notebooks/01_digits_ddp.ipynb
 	@echo
@@ -30,17 +37,21 @@ demo: $(READY) ## run notebooks/01_digits_ddp.ipynb on 4 local ranks, in a real 
 lab: $(READY) ## open the notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/01_digits_ddp.ipynb
 
-test: lint tools ## all that CI runs
+test: lint tools $(VIEWS) ## all that CI runs
+	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 	$(BIN)/python -m pytest
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) $(VIEWS) ## ruff and mypy, eslint and tsc
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm lint
 
-# The tests on two network namespaces need `ip` and root; without root they are left out, but never in CI.
+# The tests on two network namespaces need `ip` and root, those of the views a Chromium; without root they are left out
+# where these are missing, but never in CI.
 tools:
 	@command -v ip >/dev/null || test "$$(id -u)" != 0 || (apt-get update -qq && apt-get install -y -qq iproute2 >/dev/null)
+	@command -v chromium >/dev/null || test "$$(id -u)" != 0 || (apt-get update -qq && apt-get install -y -qq chromium >/dev/null)
 
 soak: $(READY) ## hours of what `make test` does for a minute: simulated sessions, each time other ones
 	$(BIN)/python -m tests.simulation $$(date +%s)00000 --count $(SCHEDULES)

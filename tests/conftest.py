@@ -100,3 +100,13 @@ def fresh_book(runtime_folder: Path) -> Iterator[Notebook]:
         opened.run("%load_ext modal_magic")
         yield opened
         opened.run(STOP_OWN)
+
+
+@pytest.fixture
+def jp_asyncio_loop() -> None:
+    """pytest-jupyter gives every test an event loop; only tests/test_server.py wants that."""
+
+
+@pytest.fixture
+def jp_server_cleanup() -> None:
+    """As above, for the server that it ends after every test."""

@@ -11,6 +11,8 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_jupyter.jupyter_core import jp_asyncio_loop as jp_asyncio_loop
+from pytest_jupyter.jupyter_server import jp_server_cleanup as jp_server_cleanup
 from tornado.httpclient import HTTPClientError, HTTPResponse
 
 from modal_magic.server.hub import changes

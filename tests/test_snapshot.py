@@ -118,6 +118,21 @@ def test_a_failure_names_its_rank_its_line_and_what_became_of_the_others() -> No
     assert [row.line for row in shot.ranks] == [9, 9, 12, 9]
 
 
+def test_the_rank_that_others_wait_for_is_marked_until_they_move_on() -> None:
+    run = begun(2)
+    waits = p.RankStack(0, "running", p.Whereabouts(line=7, collective="all_reduce", sequence=77, since=12.0))
+    absent = p.RankStack(1, "running", p.Whereabouts(line=18, function="load_batch"))
+    run.apply(p.Stalled("a", [waits], [absent]), 112.0)
+    shot = taken(run, 2)
+    assert shot.stall.startswith("rank 0 has waited 12 s in all_reduce")
+    assert [(row.waits_in, row.awaited, row.line) for row in shot.ranks] == [
+        ("all_reduce #77", False, 0),
+        ("", True, 18),
+    ]
+    move(run, 0, 78)
+    assert (taken(run, 2).stall, taken(run, 2).ranks[1].awaited) == ("", False)
+
+
 def test_loss_has_the_column_and_else_the_first_metric() -> None:
     run = begun()
     assert columns(taken(run)) == (False, None)

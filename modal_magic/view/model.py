@@ -100,6 +100,7 @@ class RunView:
     began: float = 0.0
     keep: bool = True
     failing: list[int] = field(default_factory=list)
+    stall: p.Stalled | None = None
 
     @property
     def ended(self) -> bool:
@@ -138,7 +139,11 @@ class RunView:
             case p.Display(rank=number) if self.keep:
                 self.rank(number).displays.append(event)
                 self.shown.append(event)
+            case p.Stalled():
+                self.stall = event
             case p.Progress() | p.Metric() | p.Curve():
+                if self.stall is not None and any(stack.rank == event.rank for stack in self.stall.waiting):
+                    self.stall = None  # a rank that waited has moved on
                 self.rank(event.rank).gauges.take(event)
                 self.rank(event.rank).moved = max(at, self.rank(event.rank).moved)
             case p.Finished() | p.Failed() | p.Interrupted():
@@ -150,6 +155,7 @@ class RunView:
                 for rank in self.ranks.values():
                     rank.begin_again()
             case p.RunEnded():
+                self.stall = None
                 self.status, self.culprits, self.reason = event.status, tuple(event.culprits), event.reason
                 self.seconds, self.withheld = event.seconds, event.withheld
 

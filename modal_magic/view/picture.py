@@ -172,4 +172,5 @@ def bundle(shot: Snapshot) -> dict[str, Any]:
             for row in shot.ranks
         )
         small = msgspec.structs.replace(shot, ranks=rows)
-    return {MIME: msgspec.to_builtins(small), "text/html": as_html(shot), "text/plain": as_plain(shot)}
+    data = msgspec.json.decode(msgspec.json.encode(small))  # a NaN becomes null, for JSON has none
+    return {MIME: data, "text/html": as_html(shot), "text/plain": as_plain(shot)}

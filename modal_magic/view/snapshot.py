@@ -9,6 +9,7 @@ import msgspec
 from modal_magic import protocol as p
 from modal_magic.view.failure import cause_of, consequences, failure_sentence, strip_colours
 from modal_magic.view.model import RankView, RunView
+from modal_magic.view.stack import stall_sentence
 
 __all__ = ["Failure", "Loop", "Metric", "RankRow", "SessionFacts", "Snapshot", "columns", "snapshot", "where_it_runs"]
 
@@ -38,7 +39,8 @@ class RankRow(msgspec.Struct, frozen=True):
     """One rank. Times are seconds since 1970 by the clock of the session; `line` is a line of the cell, 0 for none.
 
     `fraction` is how far it is with its outermost loop, nested ones counted in, and `left` the seconds that this
-    leaves; both are None where nothing tells.
+    leaves; both are None where nothing tells. `waits_in` names the collective in which the rank waits for others, and
+    `awaited` says that others wait for it.
     """
 
     rank: int
@@ -53,6 +55,8 @@ class RankRow(msgspec.Struct, frozen=True):
     left: float | None
     metrics: tuple[Metric, ...]
     last_line: str
+    waits_in: str = ""
+    awaited: bool = False
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -68,8 +72,9 @@ class Failure(msgspec.Struct, frozen=True):
 class Snapshot(msgspec.Struct, frozen=True):
     """A session with its newest run, at `now` by the session's clock in seconds since 1970.
 
-    `run_state` is queued, running, done, failed or interrupted, and empty where there was no run. `lease_left` is None
-    while the lease does not run; `kernels` counts those that are attached.
+    `run_state` is queued, running, done, failed or interrupted, and empty where there was no run. `stall` says who
+    waits for whom, empty where nobody does for long. `lease_left` is None while the lease does not run; `kernels`
+    counts those that are attached.
     """
 
     session: str
@@ -87,6 +92,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     lease_left: float | None
     failure: Failure | None
     ranks: tuple[RankRow, ...]
+    stall: str = ""
 
 
 class SessionFacts(msgspec.Struct, frozen=True):
@@ -133,6 +139,7 @@ def snapshot(facts: SessionFacts, run: RunView | None, now: float) -> Snapshot:
         lease_left=facts.lease_left,
         failure=_failure(run, facts.world_size) if run is not None and run.status == "failed" else None,
         ranks=ranks,
+        stall=stall_sentence(run.stall) if run is not None and run.stall is not None else "",
     )
 
 
@@ -163,13 +170,32 @@ def _row(facts: SessionFacts, run: RunView | None, number: int, now: float) -> R
         state=view.state,
         since=view.since,
         seconds=view.seconds,
-        line=view.error.line if view.error is not None else _line_in(view.where),
+        line=view.error.line if view.error is not None else _line_in(view.where) or _line_now(run, number),
         loops=loops,
         fraction=fraction,
         left=left,
         metrics=metrics,
         last_line=view.last_line or (view.error.name if view.error is not None else ""),
+        waits_in=_waits_in(run, number) if view.state == "running" else "",
+        awaited=view.state == "running" and any(stack.rank == number for stack in _missing(run)),
     )
+
+
+def _missing(run: RunView | None) -> list[p.RankStack]:
+    return run.stall.missing if run is not None and run.stall is not None else []
+
+
+def _waits_in(run: RunView | None, number: int) -> str:
+    """`all_reduce #77`, where the rank waits in it."""
+    for stack in run.stall.waiting if run is not None and run.stall is not None else []:
+        if stack.rank == number and stack.where is not None and stack.where.collective:
+            return f"{stack.where.collective} #{stack.where.sequence}"
+    return ""
+
+
+def _line_now(run: RunView | None, number: int) -> int:
+    """The line of the cell at which the others wait for this rank."""
+    return next((stack.where.line for stack in _missing(run) if stack.rank == number and stack.where is not None), 0)
 
 
 def _unzip(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -183,11 +209,16 @@ def _line_in(where: str) -> int:
 
 
 def _shown_bars(view: RankView) -> list[p.Progress]:
-    """The loops to be shown, outermost first. What `report` tells counts alone where it tells of all the work."""
+    """The loops to be shown, outermost first. What `report` tells counts alone where it tells of all the work.
+
+    A loop of as many steps is the better witness: a step is often reported by its number from 0.
+    """
     bars = [view.gauges.bars[number] for number in sorted(view.gauges.bars)]
     reported = [bar for bar in bars if bar.bar == 0]
     loops = [bar for bar in bars if bar.bar != 0]
-    return reported if reported and (reported[0].total is not None or not loops) else loops
+    if not reported or any(loop.total == reported[0].total for loop in loops):
+        return loops
+    return reported if reported[0].total is not None or not loops else loops
 
 
 def _loop(bar: p.Progress, view: RankView, now: float) -> Loop:

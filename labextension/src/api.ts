@@ -1,0 +1,60 @@
+// The server's routes, through JupyterLab's own connection: token, XSRF and base URL are its affair.
+
+import { URLExt } from '@jupyterlab/coreutils';
+import { ServerConnection } from '@jupyterlab/services';
+
+export type Action = 'interrupt' | 'restart' | 'stop';
+
+/** Number, seconds since the run began, rank, stream, text. */
+export type LogLine = [number, number, number, string, string];
+
+export interface Log {
+  lines: LogLine[];
+  total: number;
+}
+
+export interface Frame {
+  where: string;
+  line: number;
+  function: string;
+}
+
+export interface Stack {
+  state: string;
+  line: number;
+  collective: string;
+  sequence: number;
+  frames: Frame[];
+}
+
+export type Stacks = { [rank: string]: Stack };
+
+export interface Api {
+  events(signal: AbortSignal): Promise<Response>;
+  act(session: string, action: Action): Promise<void>;
+  log(session: string, rank: number | null, after: number): Promise<Log>;
+  stacks(session: string): Promise<Stacks>;
+}
+
+/** The routes of the Jupyter server that this page came from. */
+export function makeApi(settings: ServerConnection.ISettings): Api {
+  const request = (path: string, init: RequestInit) =>
+    ServerConnection.makeRequest(URLExt.join(settings.baseUrl, 'modal-magic/api', path), init, settings);
+  const checked = async (path: string, init: RequestInit) => {
+    const response = await request(path, init);
+    if (!response.ok) {
+      throw await ServerConnection.ResponseError.create(response);
+    }
+    return response.json();
+  };
+  const of = (session: string) => `sessions/${encodeURIComponent(session)}`;
+  return {
+    events: signal => request('events', { signal, cache: 'no-store' }),
+    act: async (session, action) => {
+      await checked(`${of(session)}/${action}`, { method: 'POST' });
+    },
+    log: (session, rank, after) =>
+      checked(`${of(session)}/log?after=${after}${rank === null ? '' : `&rank=${rank}`}`, {}),
+    stacks: session => checked(`${of(session)}/stacks`, { method: 'POST' })
+  };
+}

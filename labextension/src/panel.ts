@@ -1,0 +1,207 @@
+// The side panel: all sessions of this server's user, the chosen one in full, and a form that writes a cell.
+
+import { Message } from '@lumino/messaging';
+import { Widget } from '@lumino/widgets';
+import { html, nothing, render, type TemplateResult } from 'lit-html';
+import { repeat } from 'lit-html/directives/repeat.js';
+
+import type { Api } from './api';
+import * as format from './format';
+import { icon } from './icons';
+import { lineOf, type Wish } from './panel-line';
+import { lookOfSession } from './states';
+import type { Known, Store } from './store';
+import { SessionView, type Translate } from './view';
+
+export class SessionsPanel extends Widget {
+  private _chosen: string | null = null;
+  private _form = false;
+  private _stop: (() => void) | null = null;
+  private _list = document.createElement('div');
+  private _body = document.createElement('div');
+  private _foot = document.createElement('div');
+  private _view: SessionView;
+  private _wish: Wish = { where: 'local', replicas: '4', gpu: '', name: '' };
+
+  constructor(
+    private readonly _store: Store,
+    api: Api,
+    private readonly _trans: Translate,
+    private readonly _insert: (line: string) => boolean
+  ) {
+    super();
+    this.id = 'modal-magic:sessions';
+    this.addClass('mm');
+    this.addClass('panel');
+    this.title.caption = _trans.__('Distributed sessions');
+    this._body.className = 'mm';
+    this.node.append(this._list, this._body, this._foot);
+    this._view = new SessionView(this._body, api, _trans, true);
+  }
+
+  protected override onAfterShow(message: Message): void {
+    super.onAfterShow(message);
+    this._begin();
+  }
+
+  protected override onAfterAttach(message: Message): void {
+    super.onAfterAttach(message);
+    if (this.isVisible) {
+      this._begin();
+    }
+  }
+
+  protected override onAfterHide(message: Message): void {
+    super.onAfterHide(message);
+    this._end();
+  }
+
+  override dispose(): void {
+    this._end();
+    this._view.dispose();
+    super.dispose();
+  }
+
+  private _begin(): void {
+    this._stop ??= this._store.listen(() => this._update());
+    this._update();
+  }
+
+  private _end(): void {
+    this._stop?.();
+    this._stop = null;
+  }
+
+  private _update(): void {
+    const sessions = [...this._store.sessions.values()];
+    if (this._chosen === null || !this._store.sessions.has(this._chosen)) {
+      const running = sessions.find(({ shot }) => shot.run_state === 'running');
+      this._chosen = (running ?? sessions[0])?.shot.session ?? null;
+    }
+    render(this._sessions(sessions), this._list);
+    render(this._footer(sessions.length === 0), this._foot);
+    const known = this._chosen === null ? null : (this._store.sessions.get(this._chosen) ?? null);
+    this._body.hidden = known === null;
+    if (known) {
+      this._view.update({ known, link: this._store.link, heard: this._store.heard, fixed: false });
+    }
+  }
+
+  private _sessions(sessions: Known[]): TemplateResult {
+    const __ = (text: string) => this._trans.__(text);
+    return html`<h2>
+        ${__('Sessions')} <span class="dim">${sessions.length || ''}</span>
+        <span class="acts"
+          ><button class="btn flat" aria-pressed=${this._form ? 'true' : 'false'} @click=${() => this._toggleForm()}>
+            ${icon('plus')}${__('New')}
+          </button></span
+        >
+      </h2>
+      ${this._store.link === 'missing'
+        ? html`<p class="empty">
+            ${__('This server has no modal_magic extension, so sessions cannot be listed. Output in cells works as text.')}
+          </p>`
+        : this._store.link === 'connecting'
+          ? html`<p class="empty dim">${__('Connecting')}</p>`
+          : sessions.length === 0
+            ? html`<p class="empty">${__('No sessions. A cell that starts with %%modal_distributed makes one.')}</p>`
+            : html`<div role="listbox" aria-label=${__('sessions')} @keydown=${(event: KeyboardEvent) => this._key(event)}>
+                ${repeat(
+                  sessions,
+                  ({ shot }) => shot.session,
+                  known => this._session(known)
+                )}
+              </div>`}`;
+  }
+
+  private _session({ shot, at }: Known): TemplateResult {
+    const look = lookOfSession(shot);
+    const chosen = shot.session === this._chosen;
+    const now = shot.now + (performance.now() - at) / 1000;
+    const running = shot.run_state === 'running';
+    const alone = shot.kernels === 0;
+    const began = running ? shot.began : Math.max(0, ...shot.ranks.map(row => row.since));
+    const lease =
+      shot.lease_left !== null
+        ? this._trans.__('ends in %1', format.age(shot.lease_left, true))
+        : this._trans.__('lease %1', format.age(shot.lease, true));
+    return html`<div
+      class="ses ${chosen ? 'on' : ''} ${alone && running ? 'warnb' : ''}"
+      role="option"
+      aria-selected=${chosen ? 'true' : 'false'}
+      tabindex=${chosen ? 0 : -1}
+      data-session=${shot.session}
+      @click=${() => this._choose(shot.session)}
+    >
+      ${icon(look.icon, look.tone)}<span class="l1 el"><b>${shot.session}</b><span class="el">${look.word}</span></span>
+      <span>${began ? format.age(now - began, !running) : ''}</span>
+      <span class="l2">${shot.where}${shot.lease ? ` · ${lease}` : ''}</span>
+      ${alone
+        ? html`<span class="l3"
+            ><button class="btn" @click=${() => this._insert(`%modal_attach ${shot.session}`)}>
+              ${icon('link')}${this._trans.__('Attach')}
+            </button></span
+          >`
+        : nothing}
+    </div>`;
+  }
+
+  private _footer(empty: boolean): TemplateResult | typeof nothing {
+    if (!this._form && !(empty && this._store.link === 'live')) {
+      return nothing;
+    }
+    const __ = (text: string) => this._trans.__(text);
+    const line = lineOf(this._wish);
+    const field = (name: keyof Wish, label: string) =>
+      html`<label
+        >${label}<input
+          class="inp"
+          .value=${this._wish[name]}
+          @input=${(event: InputEvent) => this._want({ [name]: (event.target as HTMLInputElement).value.trim() })}
+      /></label>`;
+    return html`<h2>${__('New session')}</h2>
+      <div class="form">
+        <label
+          >${__('Where')}<select
+            class="inp"
+            @change=${(event: Event) => this._want({ where: (event.target as HTMLSelectElement).value })}
+          >
+            <option value="local" ?selected=${this._wish.where === 'local'}>${__('this machine')}</option>
+            <option value="modal" ?selected=${this._wish.where === 'modal'}>Modal</option>
+          </select></label
+        >
+        ${field('replicas', __('Replicas'))} ${this._wish.where === 'modal' ? field('gpu', 'GPU') : nothing}
+        ${field('name', __('Name'))}
+        <code class="line">${line}</code>
+        <span class="go"><button class="btn pri" @click=${() => this._insert(line)}>${__('Insert into notebook')}</button></span>
+      </div>`;
+  }
+
+  private _want(change: Partial<Wish>): void {
+    this._wish = { ...this._wish, ...change };
+    this._update();
+  }
+
+  private _toggleForm(): void {
+    this._form = !this._form;
+    this._update();
+  }
+
+  private _choose(name: string): void {
+    this._chosen = name;
+    this._update();
+  }
+
+  private _key(event: KeyboardEvent): void {
+    const names = [...this._store.sessions.keys()];
+    const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    if (step && this._chosen !== null) {
+      const next = names[names.indexOf(this._chosen) + step];
+      if (next !== undefined) {
+        this._choose(next);
+        this._list.querySelector<HTMLElement>('[aria-selected="true"]')?.focus();
+      }
+      event.preventDefault();
+    }
+  }
+}

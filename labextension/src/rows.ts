@@ -1,0 +1,151 @@
+// The rows of ranks, one for each, in their order: state, bar, step, rate, time left, metric, last line.
+
+import { html, nothing, svg, type TemplateResult } from 'lit-html';
+
+import * as format from './format';
+import { icon } from './icons';
+import type { Metric, RankRow, Snapshot } from './protocol';
+import { lookOfRank, rests } from './states';
+
+/** What the rows of one view have in common. */
+export interface Columns {
+  steps: boolean;
+  metric: string | null;
+  low: number;
+  high: number;
+}
+
+/** The columns that a snapshot fills; the courses of one metric share one scale. */
+export function columnsOf(shot: Snapshot, wanted: string | null = null): Columns {
+  const names = new Set(shot.ranks.flatMap(row => row.metrics.map(metric => metric.name)));
+  const metric =
+    wanted !== null && names.has(wanted) ? wanted : names.has('loss') ? 'loss' : ([...names][0] ?? null);
+  let low = Infinity;
+  let high = -Infinity;
+  for (const row of shot.ranks) {
+    for (const number of row.metrics.find(each => each.name === metric)?.values ?? []) {
+      if (Number.isFinite(number) && number !== null) {
+        low = Math.min(low, number);
+        high = Math.max(high, number);
+      }
+    }
+  }
+  return { steps: shot.ranks.some(row => row.loops.length > 0), metric, low, high };
+}
+
+/** The titles above the rows. */
+export function titles(columns: Columns): TemplateResult {
+  return html`<div class="th" role="row">
+    <span class="g-rk" role="columnheader">Rank</span><span class="g-st" role="columnheader">State</span>
+    ${columns.steps
+      ? html`<span class="g-bar" role="columnheader">Step</span><span class="g-rate" role="columnheader">Step/s</span
+          ><span class="g-left" role="columnheader">Left</span>`
+      : nothing}
+    ${columns.metric !== null ? html`<span class="g-loss el" role="columnheader">${columns.metric}</span>` : nothing}
+    <span class="g-last" role="columnheader">Last line</span>
+  </div>`;
+}
+
+/** One row. `now` is the time by the session's clock. */
+export function rankRow(
+  row: RankRow,
+  columns: Columns,
+  now: number,
+  open: boolean,
+  focused: boolean,
+  toggle: (rank: number) => void
+): TemplateResult {
+  const look = lookOfRank(row);
+  const mark = row.state === 'failed' || row.state === 'lost' ? 'err' : row.awaited ? 'hit' : open ? 'sel' : '';
+  return html`<div
+    class="row ${mark}"
+    role="row"
+    data-rank=${row.rank}
+    aria-expanded=${open ? 'true' : 'false'}
+    tabindex=${focused ? 0 : -1}
+    @click=${() => toggle(row.rank)}
+  >
+    <span class="g-x" role="gridcell">${icon(open ? 'down' : 'right')}</span>
+    <span class="g-rk" role="rowheader">${row.rank}</span>
+    <span class="g-st" role="gridcell"
+      >${icon(look.icon, look.tone)}<span class="word ${row.awaited ? 'late' : ''}">${look.word}</span><span class="dim el">${since(row, now)}</span></span
+    >
+    ${columns.steps ? steps(row, look.bar) : nothing}
+    ${columns.metric !== null ? metricCell(row.metrics.find(each => each.name === columns.metric), columns) : nothing}
+    <span class="g-last code el" role="gridcell">${row.last_line}</span>
+  </div>`;
+}
+
+/** What stands dim behind a state: its age, how long it took, or the line where it ended. */
+function since(row: RankRow, now: number): string {
+  if ((row.state === 'failed' || row.state === 'interrupted') && row.line) {
+    return `line ${row.line}`;
+  }
+  if (row.awaited && row.line) {
+    return `line ${row.line}`;
+  }
+  if (row.waits_in) {
+    return '';
+  }
+  if (row.seconds !== null) {
+    return format.duration(row.seconds);
+  }
+  return row.since ? format.age(now - row.since, rests(row)) : '';
+}
+
+function steps(row: RankRow, bar: string): TemplateResult {
+  const loop = row.loops[row.loops.length - 1];
+  if (!loop) {
+    return html`<div class="g-bar" role="gridcell"></div><span class="g-step" role="gridcell"></span
+      ><span class="g-rate" role="gridcell"></span><span class="g-left" role="gridcell"></span>`;
+  }
+  const percent = row.fraction === null ? null : Math.round(row.fraction * 1000) / 10;
+  return html`<div class="g-bar" role="gridcell">
+      <div
+        class="bar ${bar}"
+        role="progressbar"
+        aria-label="rank ${row.rank}"
+        aria-valuemin="0"
+        aria-valuemax="100"
+        aria-valuenow=${percent ?? nothing}
+      >
+        <i style="width:${percent ?? 0}%"></i>
+      </div>
+    </div>
+    <span class="g-step" role="gridcell" title=${row.loops.map(each => each.label).filter(Boolean).join(' › ')}
+      >${format.count(loop.step)}${loop.total === null
+        ? nothing
+        : html` <span class="dim">/ ${format.count(loop.total)}</span>`}</span
+    ><span class="g-rate" role="gridcell">${row.state === 'running' ? format.rate(loop.rate) : '–'}</span
+    ><span class="g-left" role="gridcell">${format.duration(row.left)}</span>`;
+}
+
+function metricCell(metric: Metric | undefined, columns: Columns): TemplateResult {
+  return html`<span class="g-loss" role="gridcell"
+    >${metric ? html`${spark(metric, columns)}<span>${format.value(metric.value)}</span>` : nothing}</span
+  >`;
+}
+
+const WIDTH = 56;
+const HEIGHT = 16;
+
+/** Where the points of a course lie, in a box of this size. */
+export function path(values: readonly number[], low: number, high: number): [number, number][] {
+  const known = values.filter(number => number !== null && Number.isFinite(number));
+  const span = high - low;
+  return known.map((number, index) => [
+    known.length > 1 ? Math.round((index / (known.length - 1)) * WIDTH) : WIDTH,
+    Math.round((span > 0 ? 1 + (1 - (number - low) / span) * (HEIGHT - 2.5) : HEIGHT / 2) * 10) / 10
+  ]);
+}
+
+function spark(metric: Metric, columns: Columns): TemplateResult | typeof nothing {
+  const points = path(metric.values, columns.low, columns.high);
+  const last = points[points.length - 1];
+  if (!last) {
+    return nothing;
+  }
+  return html`<svg class="spark" viewBox="0 0 ${WIDTH} ${HEIGHT}" aria-hidden="true">
+    ${svg`<path d="M${points.map(point => point.join(' ')).join(' ')}"></path><circle cx=${last[0]} cy=${last[1]} r="1.7"></circle>`}
+  </svg>`;
+}

@@ -1,0 +1,108 @@
+import { describe, expect, it } from 'vitest';
+
+import { matches, place, slowestFirst } from '../src/many';
+import { lineOf } from '../src/panel-line';
+import { chosen, isSnapshot } from '../src/snapshots';
+import { path } from '../src/rows';
+import { SessionView, plain, type Content } from '../src/view';
+import { row, shot } from './store.test';
+
+// What has no size is not painted, and jsdom gives nothing a size.
+HTMLElement.prototype.getClientRects = () => [{}] as unknown as DOMRectList;
+
+const trans = { __: (text: string, ...values: unknown[]) => text.replace(/%(\d)/g, (_, n) => String(values[n - 1])) };
+
+function drawn(content: Partial<Content> & { shot?: Parameters<typeof shot>[0] } = {}): HTMLElement {
+  const host = document.createElement('div');
+  document.body.append(host);
+  const view = new SessionView(host, null, trans);
+  view.update({ known: { shot: shot(content.shot), at: performance.now() }, link: 'live', heard: 0, fixed: true, ...content });
+  return host;
+}
+
+const HOSTILE = '<script>window.hit=1</script><img src=x onerror="window.hit=1">\x1b]0;t\x07\x1b[31m';
+
+describe('a view', () => {
+  it('has a row for each rank, with its state as a word', () => {
+    const host = drawn({ shot: { ranks: [row(0), row(1, { state: 'failed', line: 10 })] } });
+    expect([...host.querySelectorAll('.row')].map(each => each.querySelector('.g-st')?.textContent?.trim())).toEqual(['Running10 s', 'Failedline 10']);
+  });
+
+  it('shows what ranks write as text', () => {
+    const failure = { rank: 0, title: HOSTILE, text: HOSTILE, others: HOSTILE, advice: HOSTILE };
+    const metrics = [{ name: HOSTILE, value: 1, steps: [0], values: [1] }];
+    const host = drawn({ shot: { session: HOSTILE, failure, stall: HOSTILE, ranks: [row(0, { last_line: HOSTILE, state: HOSTILE, metrics, waits_in: HOSTILE })] } });
+    expect(host.querySelector('script, img')).toBeNull();
+    expect((window as unknown as { hit?: number }).hit).toBeUndefined();
+    expect(host.textContent).toContain('<script>');
+  });
+
+  it('leaves out columns that nothing fills', () => {
+    expect(drawn().querySelector('.g-bar, .g-loss')).toBeNull();
+    const loops = [{ label: '', step: 5, total: 10, rate: 2 }];
+    const host = drawn({ shot: { ranks: [row(0, { loops, fraction: 0.5, left: 2.5 })] } });
+    expect(host.querySelector('[role=progressbar][aria-label="rank 0"]')?.getAttribute('aria-valuenow')).toBe('50');
+    expect(host.querySelector('.row .g-left')?.textContent).toBe('2.5 s');
+  });
+
+  it('marks the rank that the others wait for', () => {
+    const host = drawn({ shot: { stall: 'rank 0 waits', ranks: [row(0, { waits_in: 'all_reduce #77' }), row(1, { awaited: true, line: 18 })] } });
+    expect([...host.querySelectorAll('.row .g-st')].map(each => each.textContent?.trim())).toEqual(['all_reduce #77', 'Stragglerline 18']);
+    expect(host.querySelector('[role=status] h3')?.textContent).toContain('Rank 0 waits');
+  });
+
+  it('draws a thousand ranks with a few elements', () => {
+    const host = drawn({ shot: { ranks: Array.from({ length: 1024 }, (_, rank) => row(rank)) } });
+    expect(host.querySelector('canvas')?.getAttribute('aria-label')).toBe('1024 ranks: 1024 running');
+    expect(host.querySelectorAll('.vr').length).toBeLessThan(20);
+  });
+
+  it('moves between rows by the keyboard', () => {
+    const host = drawn();
+    const rows = () => [...host.querySelectorAll<HTMLElement>('.row')];
+    rows()[0]?.dispatchEvent(new KeyboardEvent('keydown', { key: 'ArrowDown', bubbles: true }));
+    expect(rows().map(each => each.tabIndex)).toEqual([-1, 0]);
+  });
+});
+
+describe('what a notebook holds', () => {
+  const saved = { shot: shot(), at: 0 };
+  it('is replaced by what the server says of the same run', () => {
+    const served = { shot: shot({ now: 200 }), at: 1 };
+    expect(chosen(saved, served, null)).toEqual({ known: served, fixed: false });
+  });
+  it('stays where the server knows another run', () => {
+    expect(chosen(saved, { shot: shot({ run: 'b' }), at: 1 }, null)).toEqual({ known: saved, fixed: true });
+  });
+  it('can be anything', () => {
+    for (const data of [null, 3, 'x', {}, { session: 'a', run: 'b', now: 1, ranks: [null] }, { session: 'a', run: 'b', now: 1, ranks: 3 }]) {
+      expect(isSnapshot(data)).toBe(false);
+    }
+    expect(isSnapshot(shot())).toBe(true);
+  });
+});
+
+describe('many ranks', () => {
+  it('lie 32 to a line with wider gaps after eight', () => {
+    expect([place(0), place(7), place(8), place(32), place(256)]).toEqual([[0, 0], [91, 0], [108, 0], [0, 13], [0, 108]]);
+  });
+  it('are listed by who needs a person, then by who is behind', () => {
+    const ranks = [row(0, { fraction: 0.9 }), row(1, { fraction: 0.1 }), row(2, { state: 'failed', fraction: 0.5 })];
+    expect(slowestFirst(ranks).map(each => each.rank)).toEqual([2, 1, 0]);
+  });
+  it('are found by rank, range and node', () => {
+    expect([matches(row(5), '5'), matches(row(5), '4-6'), matches(row(5), 'n5'), matches(row(5), '6')]).toEqual([true, true, true, false]);
+  });
+});
+
+describe('small things', () => {
+  it('a course fills its box', () => {
+    expect(path([3, 2, 1], 1, 3)).toEqual([[0, 1], [28, 7.8], [56, 14.5]]);
+    expect(path([NaN, 5], 5, 5)).toEqual([[56, 8]]);
+  });
+  it('control sequences are not shown', () => expect(plain('\x1b[31mred\x1b[0m \x1b]0;title\x07end\x00')).toBe('red end'));
+  it('a form is a line that could have been typed', () => {
+    expect(lineOf({ where: 'modal', replicas: '4', gpu: 'A100', name: 'eval' })).toBe('%modal_distributed --replicas 4 --gpu A100 --session eval');
+    expect(lineOf({ where: 'local', replicas: '', gpu: 'A100', name: '' })).toBe('%modal_distributed --replicas 1 --backend local');
+  });
+});

@@ -1,0 +1,191 @@
+"""What people see and press: a real JupyterLab, real ranks, a real browser; also with the kernel busy or dead."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+from playwright.sync_api import Browser, Page
+
+from modal_magic import registry
+from modal_magic.session import Session
+from tests.support.browser import Lab, chromium, command, jupyter_lab, open_book, step_of
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(100)]
+
+T = TypeVar("T")
+LONG = """%%modal_distributed --replicas 4 --backend local --framework none --session {name}
+import math, time, modal_magic
+from tqdm import tqdm
+for step in tqdm(range(6000)):
+    time.sleep(0.02)
+    modal_magic.report(step=step, total=6000, loss=3 * math.exp(-step / 300) + 0.1 * rank)"""
+HOSTILE = "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\\x1b]0;title\\x07\\x1b[2J"
+FAILING = f"""%%modal_distributed --replicas 2 --backend local --framework none --session failing
+import time, modal_magic
+for step in modal_magic.progress(range(100)):
+    time.sleep(0.01)
+    print("{HOSTILE}")
+    if step == 50 and rank == 1:
+        raise ValueError("{HOSTILE}")"""
+
+
+def until(look: Callable[[], T], seconds: float = 30.0) -> T:
+    """What `look` gives, once that is true."""
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.fixture(scope="module")
+def lab(runtime_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A JupyterLab that the tests of this module share; the sessions of its notebooks are stopped at the end."""
+    with jupyter_lab(tmp_path_factory.mktemp("lab")) as opened:
+        yield opened
+        for name in registry.names():
+            Session.attach(name).stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A fresh page. What its own code complains of fails the test."""
+    errors: list[str] = []
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    made = context.new_page()
+    made.on("pageerror", lambda error: errors.append(str(error)))
+    yield made
+    context.close()
+    assert [error for error in errors if "modal" in error] == []
+
+
+def begin(page: Page, lab: Lab, name: str) -> str:
+    """Open a notebook with a long run, and wait until its bars move. Returns its file."""
+    book = lab.write(f"{name}.ipynb", "%load_ext modal_magic", LONG.format(name=name))
+    open_book(page, lab, book)
+    command(page, "notebook:run-all-cells")
+    until(lambda: step_of(page, 3) > 5, 60)
+    return book
+
+
+def crash(page: Page, lab: Lab, book: str) -> None:
+    """Kill the kernel of a notebook, and take note of JupyterLab's word that it has another."""
+    lab.kill_kernel(book)
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+
+
+def moves(page: Page, rank: int) -> bool:
+    """Whether the bar of a rank moves on in the cell."""
+    before = until(lambda: step_of(page, rank))
+    return until(lambda: step_of(page, rank) > before + 10)
+
+
+def state(lab: Lab, name: str) -> str:
+    """The state of the newest run of a session, as the server tells it."""
+    sessions = lab.ask("modal-magic/api/sessions")
+    return str(sessions[name]["run_state"]) if name in sessions else "gone"
+
+
+def test_bars_move_and_go_on_after_a_reload_with_the_kernel_busy(page: Page, lab: Lab) -> None:
+    begin(page, lab, "reloaded")
+    assert page.locator(".jp-OutputArea .row").count() == 4
+    assert all(moves(page, rank) for rank in range(4))
+    bar = page.locator(".jp-OutputArea .row[data-rank='0'] [role=progressbar]")
+    assert float(bar.get_attribute("aria-valuenow") or 0) > 0
+    text = page.locator(".jp-OutputArea").last.inner_text()
+    assert "it/s]" not in text, "the bars of tqdm are drawn, not written"
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    seen = step_of(page, 0)
+    page.reload()
+    until(lambda: step_of(page, 0) > seen + 10, 60)
+    kernel = page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status ?? ''")
+    assert kernel != "dead"
+    assert moves(page, 2)
+
+
+def test_after_a_crash_of_the_kernel_the_run_goes_on_and_is_interrupted_from_the_cell(page: Page, lab: Lab) -> None:
+    book = begin(page, lab, "restarted")
+    crash(page, lab, book)
+    assert moves(page, 1)
+    assert state(lab, "restarted") == "running"
+    page.locator(".jp-OutputArea").get_by_role("button", name="Interrupt").click()
+    until(lambda: state(lab, "restarted") == "interrupted")
+    until(lambda: "Interrupted" in page.locator(".jp-OutputArea .row[data-rank='2']").inner_text())
+
+
+def test_the_panel_interrupts_a_run_while_the_kernel_is_busy(page: Page, lab: Lab) -> None:
+    begin(page, lab, "busy")
+    command(page, "modal-magic:open")
+    panel = page.locator("[id='modal-magic:sessions']")
+    panel.get_by_role("option", name="busy").click()
+    until(lambda: panel.locator(".row").count() == 4)
+    panel.get_by_role("button", name="Interrupt").click()
+    until(lambda: state(lab, "busy") == "interrupted")
+    until(lambda: "RunInterrupted" in page.locator(".jp-OutputArea").last.inner_text())
+
+
+def test_a_session_whose_kernel_is_dead_is_shown_and_stopped(page: Page, lab: Lab) -> None:
+    crash(page, lab, begin(page, lab, "orphan"))
+    command(page, "modal-magic:open")
+    panel = page.locator("[id='modal-magic:sessions']")
+    until(lambda: "Kernel gone, still running" in panel.get_by_role("option", name="orphan").inner_text())
+    panel.get_by_role("option", name="orphan").click()
+    panel.get_by_role("button", name="Stop").click()
+    assert "Variables on 4 ranks are lost" in panel.get_by_role("alertdialog").inner_text()
+    panel.get_by_role("alertdialog").get_by_role("button", name="Stop").click()
+    until(lambda: panel.get_by_role("option", name="orphan").count() == 0)
+    until(lambda: "orphan" not in registry.names())
+
+
+def test_a_failure_is_on_top_and_what_ranks_write_is_text(page: Page, lab: Lab) -> None:
+    book = lab.write("failing.ipynb", "%load_ext modal_magic", FAILING)
+    open_book(page, lab, book)
+    command(page, "notebook:run-all-cells")
+    alert = page.locator(".jp-OutputArea [role=alert]")
+    alert.wait_for(timeout=60_000)
+    assert alert.locator("h3").inner_text().startswith("Rank 1 raised ValueError: <script>")
+    assert "at cell line 7" in alert.locator("h3").inner_text()
+    assert "correct line 7" in alert.inner_text()
+    row = page.locator(".jp-OutputArea .row[data-rank='1']")
+    assert "Failed" in row.inner_text()
+    row.click()
+    lines = page.locator(".jp-OutputArea .lines .ll")
+    until(lambda: lines.count() > 10)
+    assert "<script>window.hit = 1</script><img src=x" in lines.first.inner_text()
+    assert page.evaluate("() => window.hit") is None
+    assert page.locator(".mm script, .mm img").count() == 0
+
+
+def test_rows_are_reached_and_opened_by_the_keyboard_alone(page: Page, lab: Lab) -> None:
+    begin(page, lab, "keyboard")
+    page.locator(".jp-OutputArea .row[data-rank='0']").focus()
+    for key in ("ArrowDown", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    opened = page.locator(".jp-OutputArea .row[aria-expanded=true]")
+    assert opened.get_attribute("data-rank") == "2"
+    page.keyboard.press("ArrowLeft")
+    until(lambda: opened.count() == 0)
+
+
+def test_the_saved_notebook_tells_the_end_without_our_extension(page: Page, lab: Lab) -> None:
+    source = LONG.format(name="saved").replace("6000", "60")
+    open_book(page, lab, lab.write("saved.ipynb", "%load_ext modal_magic", source))
+    command(page, "notebook:run-all-cells")
+    until(lambda: page.locator(".jp-OutputArea .row[data-rank='0']").count(), 60)
+    until(lambda: "Done" in page.locator(".jp-OutputArea .row[data-rank='0']").inner_text())
+    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    book = json.loads((lab.folder / "saved.ipynb").read_text())
+    (output,) = [output for output in book["cells"][1]["outputs"] if output["output_type"] == "display_data"]
+    assert "4 of 4 ranks finished" in "".join(output["data"]["text/html"])
+    assert "60 / 60" in "".join(output["data"]["text/plain"])
