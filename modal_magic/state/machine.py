@@ -365,6 +365,8 @@ class Machine:
             self._begin_closing(self._still_queued())
         elif fired.timer.startswith("return of node ") and (node_rank := int(fired.timer.split()[-1])) in self.silent:
             self._give_up(node_rank, "stopped answering")
+            if self.nodes and self.meeting is None and not self._awaits_nodes:  # nobody else would end the wait
+                self._begin_closing(f"node {node_rank} stopped answering before the session was up")
         else:
             match self.lease.fired(fired.timer):
                 case p.Notice() as warning:
