@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -203,6 +205,22 @@ async def test_a_server_that_watches_does_not_keep_the_session(served: Session, 
 
     await until(there)
     assert served.status().clients == 1
+
+
+async def test_a_session_that_cannot_be_had_keeps_nobody_waiting(
+    served: Session, runtime_folder: Path, jp_fetch: Fetch
+) -> None:
+    broken = runtime_folder / "broken"
+    broken.mkdir()
+    (broken / "connection.json").write_text("{}")
+    (broken / "connection.json").chmod(0o600)
+
+    async def there() -> Any:
+        return await get(jp_fetch, "sessions")
+
+    assert list(await until(there)) == ["served"]
+    assert await code(jp_fetch("modal-magic", "api", "sessions", "broken", "log")) == 404
+    shutil.rmtree(broken)
 
 
 async def test_a_session_is_stopped_and_leaves_the_list(resources: Resources, jp_fetch: Fetch) -> None:

@@ -39,8 +39,7 @@ class Handler(APIHandler):
         """The session of this name. Raises HTTPError 400 for what is no name and 404 where there is none."""
         if not SESSION_NAME.fullmatch(name):
             raise web.HTTPError(400, "that is no name of a session")
-        await self.hub.refresh()
-        watched = self.hub.find(name)
+        watched = await self.hub.find(name)
         if watched is None:
             raise web.HTTPError(404, f"there is no session {name!r}")
         return watched

@@ -22,6 +22,10 @@ TURN_SECONDS = 0.1
 LOOK_SECONDS = 0.5
 """How often connection files are looked for."""
 STATUS_SECONDS = 2.0
+FIRST_SECONDS = 0.5
+"""The first look waits so long for the sessions that it has found."""
+AGAIN_SECONDS = 10.0
+"""A session that cannot be had, being of another version or just gone, is tried again after so long."""
 ALIVE_SECONDS = 10.0
 """So often a stream with nothing to say says that it is alive, for proxies that close what is silent."""
 COURSES = 64
@@ -39,7 +43,8 @@ class Hub:
     def __init__(self) -> None:
         self._loop = Loop()
         self._watched: dict[str, Watched] = {}
-        self._broken: dict[str, tuple[str, str]] = {}
+        self._attaching: dict[str, asyncio.Task[None]] = {}
+        self._again: dict[str, float] = {}
         self._shots: dict[str, Snapshot] = {}
         self._taken: dict[str, float] = {}
         self._asked: dict[str, float] = {}
@@ -63,8 +68,11 @@ class Hub:
                     self._shots[name] = _without_courses(watched.snapshot())
             return dict(self._shots)
 
-    def find(self, name: str) -> Watched | None:
-        """A session that is watched."""
+    async def find(self, name: str) -> Watched | None:
+        """A session; one that was just found is waited for."""
+        await self.refresh()
+        if name in self._attaching:
+            await asyncio.wait([self._attaching[name]])
         return self._watched.get(name)
 
     async def stream(self) -> AsyncIterator[Patch | None]:
@@ -84,6 +92,8 @@ class Hub:
 
     async def close(self) -> None:
         """Let go of all sessions; they live on."""
+        if self._attaching:
+            await asyncio.wait(self._attaching.values())
         for watched in self._watched.values():
             watched.close()
         self._watched.clear()
@@ -94,13 +104,21 @@ class Hub:
         for name in [name for name, watched in self._watched.items() if name not in names or watched.ended]:
             self._watched.pop(name).close()
             self._shots.pop(name, None)
+        now = time.monotonic()
         for name in names:
-            if name not in self._watched:
-                try:
-                    watched = await asyncio.to_thread(self._attach, name)
-                except (ModalMagicError, OSError):
-                    continue  # of another version, not to be trusted, or just gone: it is tried again
-                self._watched[name] = watched
+            if name not in self._watched and name not in self._attaching and now >= self._again.get(name, 0.0):
+                self._attaching[name] = asyncio.ensure_future(self._bring(name))
+        if self._attaching and not self._watched:
+            await asyncio.wait(self._attaching.values(), timeout=FIRST_SECONDS)
+
+    async def _bring(self, name: str) -> None:
+        """Attach to a session. One that cannot be had does not keep the others waiting, and is tried again later."""
+        try:
+            self._watched[name] = await asyncio.to_thread(self._attach, name)
+        except (ModalMagicError, OSError):
+            self._again[name] = time.monotonic() + AGAIN_SECONDS
+        finally:
+            del self._attaching[name]
 
     def _attach(self, name: str) -> Watched:
         watched = Watched(self._loop, registry.read(name))
