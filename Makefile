@@ -11,7 +11,7 @@ VIEWS := modal_magic/labextension/package.json
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
-.PHONY: demo test lab lint tools soak bench clean help
+.PHONY: demo test lab emulator lint tools soak bench clean help
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ lab: $(READY) ## open the notebook in JupyterLab
 test: lint tools $(VIEWS) ## all that CI runs
 	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
 	$(BIN)/python -m pytest
+
+emulator: $(READY) tools ## an emulator of Modal to rehearse against (root, Linux); it prints what to set, and ends with Ctrl-D
+	@$(BIN)/python -m tests.emulator
 
 lint: $(READY) $(VIEWS) ## ruff and mypy, eslint and tsc
 	$(BIN)/ruff check .

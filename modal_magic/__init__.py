@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from modal_magic._version import __version__
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from IPython.core.interactiveshell import InteractiveShell
 
     from modal_magic.errors import GatewayBusy as GatewayBusy
@@ -26,15 +28,18 @@ if TYPE_CHECKING:
     from modal_magic.protocol import Retries as Retries
     from modal_magic.reporting import progress as progress
     from modal_magic.reporting import report as report
+    from modal_magic.resuming import on_preempt as on_preempt
     from modal_magic.run import Run as Run
     from modal_magic.session import Session as Session
 
     attempt: int
+    checkpoint_dir: Path
 
 _ROOMS = {
     "Retries": "protocol",
     "Run": "run",
     "Session": "session",
+    "on_preempt": "resuming",
     "progress": "reporting",
     "report": "reporting",
     **dict.fromkeys(
@@ -52,13 +57,18 @@ _ROOMS = {
     ),
 }
 
-__all__ = ["__version__", "attempt", "load_ipython_extension", "unload_ipython_extension", *_ROOMS]
+__all__ = ["__version__", "attempt", "checkpoint_dir", "load_ipython_extension", "unload_ipython_extension", *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for, and only then (PEP 562). `attempt` counts the tries of a run (`--retries`) from 1."""
+    """Load what is asked for, and only then (PEP 562).
+
+    `attempt` counts the tries of a run (`--retries`) from 1; `checkpoint_dir` is a folder that outlives the ranks.
+    """
     if name == "attempt":
         return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) + 1
+    if name == "checkpoint_dir":
+        return importlib.import_module("modal_magic.resuming").checkpoint_folder()
     if name in _ROOMS:
         return getattr(importlib.import_module(f"modal_magic.{_ROOMS[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -480,7 +480,12 @@ class TakeStack(Message):
 
 
 class Exit(Message):
-    """End: run what was registered for the exit of the interpreter, then leave."""
+    """End: run what was registered for the exit of the interpreter, then leave.
+
+    Where the node is `preempted`, what was registered for that comes first.
+    """
+
+    preempted: bool = False
 
 
 Task = Execute | Interrupt | Regroup | TakeStack | Exit

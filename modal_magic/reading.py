@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from modal_magic.errors import UsageError
-from modal_magic.values import Refused, environment
+from modal_magic.values import Refused
 
 __all__ = [
     "Option", "Scope", "Spelling", "argument_specs", "did_you_mean", "format_line", "parse_line", "parse_values",
@@ -197,15 +197,15 @@ def _quote(text: str) -> str:
     return shlex.quote(text)
 
 
-def format_line(values: Mapping[str, object], options: Sequence[Option]) -> str:
+def format_line(values: Mapping[str, Any], options: Sequence[Option]) -> str:
     """The line that `parse_line` reads back as `values` (parsed); None is left out where it has no word."""
     words: list[str] = []
     for option in options:
         value = values.get(option.name)
         if option.name not in values or (value is None and not option.absent) or (option.switch and not value):
             continue
-        if option.repeatable:
-            words += [f"{option.flag} {option.write((item,))}" for item in environment(value)]
+        if option.repeatable and value is not None:
+            words += [f"{option.flag} {option.write((item,))}" for item in value]
         else:
             words.append(_spell_flag(option, option.absent if value is None else option.write(value)))
     return " ".join(words)

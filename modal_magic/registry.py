@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from modal_magic.containers import Containers
 from modal_magic.errors import SessionError, UsageError
 from modal_magic.values import SESSION_NAME
 
@@ -57,6 +58,7 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pid: int
     born: float
     notebook: str
+    containers: Containers = msgspec.field(default_factory=Containers)
 
 
 def runtime_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import queue
@@ -19,8 +20,9 @@ from typing import Any, Self, TypeVar
 
 from modal_magic import config, registry
 from modal_magic import protocol as p
-from modal_magic.backends.base import Backend, Containers, Plan
+from modal_magic.backends.base import Backend, Plan
 from modal_magic.client import Client
+from modal_magic.containers import containers_of
 from modal_magic.errors import GatewayBusy, GatewayLost, SessionClosed, SessionError, UsageError
 from modal_magic.lines import Line, newest_lines, read_lines
 from modal_magic.link import Loop
@@ -281,7 +283,7 @@ class Session:
             log_limit=options.log_limit,
             idle=options.idle_on(self.backend_name),
             max_lifetime=options.max_lifetime,
-            containers=Containers(gpus=(shape.gpu,) if shape.gpu else ()),
+            containers=containers_of(shape),
         )
         try:
             reached = backend.start(plan)
@@ -303,6 +305,7 @@ class Session:
             framework=plan.framework,
             gpu=plan.gpu,
             environment=plan.environment,
+            containers=plan.containers,
             pid=reached.pid,
             born=registry.birth(reached.pid) or 0.0,
             notebook=notebook,
@@ -342,6 +345,7 @@ class Session:
             backend=connection.backend,
             framework=connection.framework,
             env=tuple(sorted(connection.environment.items())),
+            **dataclasses.asdict(connection.containers),
         )
         self._client = Client(
             self._resources.loop, connection, self._on_record, self._on_reply, self._on_silence, self._shut

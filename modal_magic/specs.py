@@ -106,9 +106,10 @@ class Ping(Message):
 
 
 class EndNode(Message):
-    """Have your agents leave, and end what has not left soon."""
+    """Have your agents leave, and end what has not left soon: `grace` is in seconds, where the node is preempted."""
 
     reason: str
+    grace: float = 0.0
 
 
 BackendWord = Take | StartGateway | StartAgent | Settled | Ping | EndNode
@@ -178,9 +179,10 @@ class Exited(Message):
 
 
 class Leave(Message):
-    """The session is over for this node."""
+    """The session is over for this node. `grace` is the time to save what there is, in seconds; 0: there is none."""
 
     reason: str
+    grace: float = 0.0
 
 
 AgentWord = Fork | End

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from modal_magic.ranges import format_ranks, parse_ranks
 
 __all__ = [
-    "GPU_TYPES", "Idle", "Refused", "Show", "choice", "duration", "environment", "gpu", "gpu_count", "idle", "limit",
-    "name", "number", "ranks", "same_gpu", "show", "size", "switch", "variable", "whole", "write_duration",
-    "write_ranks", "write_size", "write_switch",
+    "GPU_TYPES", "Idle", "Refused", "Show", "capacity", "choice", "duration", "environment", "gpu", "gpu_count", "idle",
+    "limit", "name", "number", "ranks", "same_gpu", "several", "show", "size", "switch", "text", "variable", "whole",
+    "write_duration", "write_ranks", "write_size", "write_switch",
 ]  # fmt: skip
 
 Show = tuple[int, ...] | Literal["all"] | None
@@ -87,7 +87,16 @@ def switch(value: object) -> bool:
 
 
 def gpu(value: object) -> str:
-    """`TYPE` or `TYPE:COUNT`, the type written as Modal writes it."""
+    """`TYPE` or `TYPE:COUNT`, the type written as Modal writes it; several, with commas, are alternatives."""
+    if isinstance(value, str) and "," in value:
+        kinds = [_one_gpu(kind) for kind in value.split(",")]
+        if len({gpu_count(kind) for kind in kinds}) > 1:
+            raise Refused("alternatives have the same number of GPUs", kinds[0])
+        return ",".join(dict.fromkeys(kinds))
+    return _one_gpu(value)
+
+
+def _one_gpu(value: object) -> str:
     found = re.fullmatch(r"([A-Za-z0-9_+!-]+)(?::(\d{1,9}))?", value.strip()) if isinstance(value, str) else None
     if found is None:
         raise Refused("write TYPE or TYPE:COUNT", "H100:8")
@@ -176,7 +185,8 @@ def path(value: object) -> str:
 
 def write_size(size: Any) -> str:
     """What `size` reads back, in the largest unit that divides it."""
-    unit = next((unit for unit in ("GB", "MB", "kB") if size % SIZE_UNITS[unit.lower()] == 0), "")
+    units = ("GB", "GiB", "MB", "MiB", "kB")
+    unit = next((unit for unit in units if size % SIZE_UNITS[unit.lower()] == 0), "")
     return f"{size // SIZE_UNITS[unit.lower()]}{unit}"
 
 
@@ -230,6 +240,45 @@ def variable(value: object) -> str:
     return value
 
 
+def text(allowed: str, pattern: str, example: str) -> Callable[[object], str]:
+    """A parser of texts of one pattern; `allowed` is the sentence that says what is meant."""
+
+    def parse(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value.strip()):
+            raise Refused(allowed, example)
+        return value.strip()
+
+    return parse
+
+
+def several(allowed: str, pattern: str, example: str) -> Callable[[object], tuple[str, ...]]:
+    """A parser of texts of one pattern: a list, or one text with spaces between them. Each counts once."""
+    one = text(allowed, pattern, example)
+
+    def parse(value: object) -> tuple[str, ...]:
+        given = value.split() if isinstance(value, str) else value
+        if not isinstance(given, list | tuple):
+            raise Refused(allowed, example)
+        return tuple(dict.fromkeys(one(item) for item in given))
+
+    return parse
+
+
+def capacity(least: int, example: str) -> Callable[[object], int]:
+    """A parser of numbers of bytes that a container has: at least `least`."""
+
+    def parse(value: object) -> int:
+        try:
+            count = size(value)
+        except Refused:
+            raise Refused("write a number of bytes, with MiB or GiB if you like", example) from None
+        if count < least:
+            raise Refused(f"this is at least {write_size(least)}", example)
+        return count
+
+    return parse
+
+
 def write_duration(seconds: Any) -> str:
     """What `duration` and `idle` read back, in the largest unit that divides it."""
     if isinstance(seconds, str):
@@ -250,10 +299,10 @@ def write_ranks(ranks: Any) -> str:
 
 def gpu_count(gpu: str | None) -> int:
     """How many GPUs a parsed `gpu` is: 0 without one, 1 when it has no count."""
-    return 0 if gpu is None else int(gpu.partition(":")[2] or 1)
+    return 0 if gpu is None else int(gpu.partition(",")[0].partition(":")[2] or 1)
 
 
 def same_gpu(first: str | None, second: str | None) -> bool:
     """Whether two parsed `gpu`s ask for the same: `A100` and `A100:1` do."""
-    kinds = [gpu and gpu.partition(":")[0] for gpu in (first, second)]
+    kinds = [gpu and [kind.partition(":")[0] for kind in gpu.split(",")] for gpu in (first, second)]
     return kinds[0] == kinds[1] and gpu_count(first) == gpu_count(second)

@@ -28,7 +28,7 @@ RETRY = [option.flag for option in OPTIONS if option.name.startswith("retr")]
         ("%modal_distributed --rep", ["--replicas"]),
         ("%%modal_distributed --rep", ["--replicas"]),
         ("result = %modal_distributed --rep", ["--replicas"]),
-        ("  %modal_distributed --replicas 4 --re", ["--restart", *RETRY]),
+        ("  %modal_distributed --replicas 4 --re", ["--restart", *RETRY, "--region"]),
         ("%modal_distributed --env A=1 --env", ["--env"]),
         ("%modal_distributed --backend ", ["auto", "local", "modal"]),
         ("%modal_distributed --backend=l", ["local"]),

@@ -83,7 +83,7 @@ def test_the_readme_names_every_magic_and_no_other() -> None:
 def test_every_option_that_is_named_is_there(name: str) -> None:
     flags = {flag for table in TABLES.values() for option in table for flag in option.flags}
     ours = re.sub(r"`jupyter [^`]+`", "", OWN[name])
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", ours)) <= flags
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", ours)) <= flags
 
 
 @pytest.mark.parametrize("name", OWN)

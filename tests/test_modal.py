@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import modal
 import pytest
 
 from tests.emulator.handle import Handle
+from tests.support.modal_service import modal_book, seen
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook, notebook
+
+__all__ = ["modal_book"]
 
 pytestmark = [
     pytest.mark.namespaces,
@@ -19,26 +23,6 @@ pytestmark = [
 ]
 
 TWO = "%%modal_distributed --replicas 2 --backend modal\n"
-
-
-@pytest.fixture
-def modal_book(modal_service: Handle) -> Iterator[Notebook]:
-    """A kernel that reaches the emulator, with the extension loaded. At its end no container may be left."""
-    with modal_service.reached(), notebook() as opened:
-        opened.run("%load_ext modal_magic")
-        yield opened
-        opened.run("%modal_stop --all")
-    assert seen(lambda: not modal_service.containers()), modal_service.logs()
-
-
-def seen(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
-    """Wait until something is so, as another process will have it."""
-    until = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def test_a_cell_runs_on_two_containers_and_stop_leaves_none(modal_book: Notebook, modal_service: Handle) -> None:
@@ -65,7 +49,7 @@ def test_a_session_starts_from_the_snapshot_and_its_ranks_draw_their_own_numbers
     modal_book: Notebook, modal_service: Handle
 ) -> None:
     shown = modal_book.run(TWO + "import random, torch\nprint(random.random(), torch.rand(()).item())")
-    assert len({line.partition("]")[2] for line in shown.lines}) == 2
+    assert len({line.partition("]")[2] for line in shown.lines if line.startswith("[rank")}) == 2
     assert all(one["checkpointed"] for one in modal_service.containers("Node"))
     assert "snapshot" not in shown.stdout
 
@@ -85,20 +69,52 @@ def test_a_snapshot_that_loses_the_zygote_is_a_slower_start_and_said(
 def test_a_preempted_node_comes_back_under_its_number_and_the_others_keep_their_variables(
     modal_book: Notebook, modal_service: Handle
 ) -> None:
-    modal_book.run(TWO + "kept = rank * 10\nimport os, socket")
-    before = {one["id"]: one["address"] for one in modal_service.containers("Node")}
-    ask = "print(kept, [a[4][0] for a in socket.getaddrinfo('i6pn.modal.local', None, socket.AF_INET6)][0])"
-    address = modal_book.run("%%modal_distributed --ranks 1\n" + ask).stdout.split()[-1]
-    (victim,) = (name for name, there in before.items() if there == address)
+    modal_book.run(TWO + "kept = rank * 10")
+    victim = container_of_rank_1(modal_book, modal_service)
+    began = time.monotonic()
+    sent = modal_book.send("%%modal_distributed\npass")
+    modal_book.collect(sent, began)
     modal_service.ask("interrupt", container=victim)
-    assert seen(lambda: victim not in [one["id"] for one in modal_service.containers("Node")])
+    # What happens between cells is told below the last one.
+    told = modal_book.wait_for(sent, "node 1 is back, in another container", began)
+    assert "node 1 is preempted: its ranks save what they can" in told.stderr
+    assert victim not in [one["id"] for one in modal_service.containers("Node")]
     assert seen(lambda: ready(modal_book), 40), modal_book.run("%modal_status").stdout + modal_service.logs()
     done = modal_book.run(
         "%%modal_distributed\nimport torch, torch.distributed as dist\n"
         "total = torch.ones(1)\ndist.all_reduce(total)\nprint(int(total), globals().get('kept'))"
     )
     assert done.lines[:2] == ["[rank 0] 2 0", "[rank 1] 2 None"]
-    assert "node 1 is back, in another container" in done.stdout
+
+
+def test_a_preempted_rank_saves_its_work_and_the_next_one_goes_on_from_there(
+    modal_book: Notebook, modal_service: Handle, tmp_path: Path
+) -> None:
+    modal.Volume.from_name("kept", create_if_missing=True).hydrate()
+    line = f"%%modal_distributed --replicas 2 --backend modal --volume kept:{tmp_path}\n"
+    begun = modal_book.run(
+        line + "import modal_magic, time, torch, torch.distributed as dist\n"
+        "path = modal_magic.checkpoint_dir / f'{rank}.pt'\n"
+        "@modal_magic.on_preempt\ndef save():\n    torch.save(step, path)\n"
+    )
+    assert begun.error == ""
+    victim = container_of_rank_1(modal_book, modal_service)
+    began = time.monotonic()
+    sent = modal_book.send(
+        "%%modal_distributed\n"
+        "for step in range(10**6):\n    dist.all_reduce(torch.ones(1))\n    if step == 20: print('under way')"
+    )
+    modal_book.wait_for(sent, "under way", began)
+    modal_service.ask("interrupt", container=victim)
+    failed = modal_book.collect(sent, began)
+    assert failed.error_name == "RankFailed"
+    assert seen(lambda: ready(modal_book), 40), modal_service.logs()
+    resumed = modal_book.run(
+        "%%modal_distributed --ranks 1\nimport modal_magic, torch\n"
+        "print(torch.load(modal_magic.checkpoint_dir / '1.pt') >= 20)"
+    )
+    assert "[rank 1] True" in resumed.stdout
+    assert list(tmp_path.rglob("*.pt")) == [tmp_path / session_of(modal_book) / "1.pt"]
 
 
 def test_the_loss_of_the_gateway_ends_the_session_and_every_container(
@@ -128,6 +144,19 @@ def test_a_refused_token_is_said_in_one_sentence(modal_service: Handle) -> None:
     with modal_service.reached(), notebook() as opened:
         opened.run("%load_ext modal_magic\nimport os\nos.environ['MODAL_TOKEN_ID'] = 'wrong'")
         assert "Modal wants a token that it knows: `modal token new` makes one" in opened.run(TWO + "pass").error
+
+
+def container_of_rank_1(book: Notebook, service: Handle) -> str:
+    """The container that rank 1 is in, found by its address on i6pn."""
+    ask = "import socket\nprint(socket.getaddrinfo('i6pn.modal.local', None, socket.AF_INET6)[0][4][0])"
+    address = book.run("%%modal_distributed --ranks 1\n" + ask).stdout.split()[-1]
+    (name,) = (str(one["id"]) for one in service.containers("Node") if one["address"] == address)
+    return name
+
+
+def session_of(book: Notebook) -> str:
+    """The name of the notebook's session."""
+    return book.run("%modal_status").stdout.partition(":")[0]
 
 
 def ready(book: Notebook) -> bool:

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from modal_magic.containers import Containers
 from modal_magic.link import Keys
 
-__all__ = ["Backend", "Containers", "Plan", "Reached"]
-
-
-@dataclass(frozen=True, slots=True)
-class Containers:
-    """What the containers of a session are, where nodes are containers. Times are in seconds.
-
-    `gpus` are alternatives, the first that can be had is taken. `snapshot` is `cpu`, `gpu` or `off`. `startup_timeout`
-    is how long all nodes together may take to start; without `scaledown` a container ends with its session.
-    """
-
-    gpus: tuple[str, ...] = ()
-    region: str = "us-east"
-    cloud: str | None = None
-    i6pn: bool = True
-    snapshot: str = "cpu"
-    preload: tuple[str, ...] = ()
-    python: str | None = None
-    pip: tuple[str, ...] = ()
-    startup_timeout: int = 600
-    scaledown: float | None = None
+__all__ = ["Backend", "Plan", "Reached"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +25,7 @@ class Plan:
     log_limit: int = 1_000_000_000
     idle: float | None = None
     max_lifetime: float | None = None
-    containers: Containers = Containers()
+    containers: Containers = field(default_factory=Containers)
 
 
 @dataclass(frozen=True, slots=True)

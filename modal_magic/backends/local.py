@@ -16,6 +16,7 @@ from modal_magic.backends.base import Plan, Reached
 from modal_magic.backends.zygotes import Zygote, await_ready, read_at_import, spawn
 from modal_magic.errors import SessionError
 from modal_magic.link import Keys, make_keys
+from modal_magic.resuming import CHECKPOINTS
 from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp, Settled, StartAgent, StartGateway, Take, Unable
 
 __all__ = ["Host", "LocalBackend"]
@@ -121,7 +122,7 @@ class LocalBackend:
                     framework=plan.framework,
                     accelerated=plan.gpu is not None,
                     i6pn=False,
-                    environment=plan.environment,
+                    environment={CHECKPOINTS: str(Path.cwd() / "checkpoints" / plan.session), **plan.environment},
                     lease=plan.lease,
                     idle=plan.idle,
                     max_lifetime=plan.max_lifetime,

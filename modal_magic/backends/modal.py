@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 from modal_magic.backends.base import Plan, Reached
 from modal_magic.errors import SessionError
 from modal_magic.link import Keys, make_keys
+from modal_magic.resuming import CHECKPOINTS
 from modal_magic.specs import AgentSpec, GatewaySpec
 
 if TYPE_CHECKING:
@@ -83,12 +84,10 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Calls]:
     from modal_magic.backends.modal_trouble import explain
 
     containers = plan.containers
-    if not containers.i6pn and plan.nodes > 1:
-        raise SessionError(f"--no-i6pn is for one node: {plan.nodes} nodes would not reach each other")
     calls: list[modal.FunctionCall[None]] = []
     key = f"{plan.session}-{uuid.uuid4().hex[:12]}"
     try:
-        app = deployed(containers)
+        app = deployed(plan.gpu, containers)
         gateway, client, node = make_keys(), make_keys(), make_keys()
         ticket = _ticket(plan, gateway, client, node)
         meeting = Meeting(key)
@@ -101,7 +100,8 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Calls]:
         at = meeting.wait("gateway", GatewayAt, containers.startup_timeout, abandoned.is_set)
         if at is None:
             raise SessionError(
-                f"the gateway's container is still queued after {containers.startup_timeout} s: the session is given up"
+                f"the gateway's container is still queued after {containers.startup_timeout:g} s: the session is "
+                "given up"
             )
     except BaseException as error:
         for call in calls:
@@ -115,7 +115,9 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Calls]:
 def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
     from modal_magic.backends.modal_meeting import Ticket
 
-    patience = float(plan.containers.startup_timeout)
+    patience = plan.containers.startup_timeout
+    volumes = [volume.partition(":")[2] for volume in plan.containers.volume]
+    lasting = volumes[0] if volumes else "/tmp/checkpoints"  # without a volume they last as long as a container
     return Ticket(
         gateway=GatewaySpec(
             session=plan.session,
@@ -128,8 +130,8 @@ def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
             ranks_per_node=plan.ranks_per_node,
             framework=plan.framework,
             accelerated=plan.gpu is not None,
-            i6pn=plan.containers.i6pn,
-            environment=plan.environment,
+            i6pn=True,
+            environment={CHECKPOINTS: f"{lasting}/{plan.session}", **plan.environment},
             lease=plan.lease,
             log_limit=plan.log_limit,
             idle=plan.idle,
@@ -147,10 +149,9 @@ def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
             secret_key=node.secret,
             address="",
             framework=plan.framework,
-            cores=0,
+            cores=round(plan.containers.cpu or 0),
             first_accelerator=0,
         ),
-        i6pn=plan.containers.i6pn,
         patience=patience,
     )
 

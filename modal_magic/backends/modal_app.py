@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import modal
 import msgspec
 
-import modal_magic
-from modal_magic.backends.base import Containers
 from modal_magic.backends.modal_node import PRELOAD, ColdNode, Gateway, Node
+from modal_magic.containers import Containers
+from modal_magic.errors import UsageError
 
 __all__ = ["deployed", "node_class"]
 
@@ -28,13 +29,13 @@ def node_class(containers: Containers) -> str:
     return ColdNode.__name__ if containers.snapshot == "off" else Node.__name__
 
 
-def deployed(containers: Containers) -> str:
+def deployed(gpu: str | None, containers: Containers) -> str:
     """The name of the deployed app for such containers; it is deployed if it is not yet.
 
     The name holds a hash of all that the app is made of, our own source included, so that an app that is there under
     it is the one that is wanted.
     """
-    name = f"modal-magic-{_digest(containers)}"
+    name = f"modal-magic-{_digest(gpu, containers)}"
     try:
         modal.App.lookup(name)
     except modal.exception.NotFoundError:
@@ -44,21 +45,29 @@ def deployed(containers: Containers) -> str:
             "image": image,
             "region": containers.region,
             "cloud": containers.cloud,
-            "i6pn": containers.i6pn,
+            "i6pn": True,
             "timeout": LONGEST_SECONDS,
-            "startup_timeout": containers.startup_timeout,
+            "startup_timeout": round(containers.startup_timeout),
         }
         app.cls(**common, single_use_containers=True, nonpreemptible=True)(Gateway)
-        app.cls(**common, **_of_nodes(containers))(ColdNode if containers.snapshot == "off" else Node)
-        app.deploy()
+        app.cls(**common, **_of_nodes(gpu, containers))(ColdNode if containers.snapshot == "off" else Node)
+        with modal.enable_output():  # the log of a build that fails is what its user needs
+            app.deploy()
     return name
 
 
-def _of_nodes(containers: Containers) -> dict[str, Any]:
+def _of_nodes(gpu: str | None, containers: Containers) -> dict[str, Any]:
     """The arguments of `App.cls` for the class of nodes."""
+    volumes = [volume.partition(":") for volume in containers.volume]
     found: dict[str, Any] = {
-        "gpu": list(containers.gpus) if len(containers.gpus) > 1 else next(iter(containers.gpus), None),
-        "env": {PRELOAD: ",".join(containers.preload)},
+        "gpu": gpu.split(",") if gpu is not None and "," in gpu else gpu,
+        "cpu": containers.cpu,
+        "memory": containers.memory and containers.memory // 2**20,
+        "ephemeral_disk": containers.ephemeral_disk and containers.ephemeral_disk // 2**20,
+        "secrets": [modal.Secret.from_name(name) for name in containers.secret],
+        "volumes": {path: modal.Volume.from_name(name) for name, _, path in volumes},
+        "nonpreemptible": containers.nonpreemptible or None,
+        "env": {PRELOAD: " ".join(containers.preload)},
         "enable_memory_snapshot": containers.snapshot != "off",
     }
     if containers.snapshot == "gpu":
@@ -71,10 +80,17 @@ def _of_nodes(containers: Containers) -> dict[str, Any]:
 
 
 def _image(containers: Containers) -> modal.Image:
-    """The image: a slim Debian with this notebook's Python and the versions that it has."""
+    """The image: a slim Debian with this notebook's Python and torch, or `--image`; and what ranks need beside them."""
     python = containers.python or f"{sys.version_info.major}.{sys.version_info.minor}"
     wanted = [f"{name}=={importlib.metadata.version(name)}" for name in BESIDE]
-    return modal.Image.debian_slim(python_version=python).uv_pip_install(_torch(), *wanted, *containers.pip)
+    if containers.image is None:
+        image = modal.Image.debian_slim(python_version=python).uv_pip_install(_torch())
+    elif Path(containers.image).is_file():
+        image = modal.Image.from_dockerfile(containers.image, add_python=containers.python)
+    else:
+        image = modal.Image.from_registry(containers.image, add_python=containers.python)
+    image = image.uv_pip_install(*wanted, *containers.pip)
+    return image.add_local_python_source(*containers.include) if containers.include else image
 
 
 def _torch() -> str:
@@ -84,10 +100,22 @@ def _torch() -> str:
         return "torch"
 
 
-def _digest(containers: Containers) -> str:
-    made_of = hashlib.sha256(msgspec.msgpack.encode(containers))
+def _digest(gpu: str | None, containers: Containers) -> str:
+    made_of = hashlib.sha256(msgspec.msgpack.encode([gpu, containers]))
     made_of.update(f"{sys.version_info[:2]} {modal.__version__} {_torch()}".encode())
-    root = Path(modal_magic.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        made_of.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    for module in ("modal_magic", *containers.include):
+        for path in _sources(module):
+            made_of.update(path.name.encode() + path.read_bytes())
+    if containers.image is not None and Path(containers.image).is_file():
+        made_of.update(Path(containers.image).read_bytes())
     return made_of.hexdigest()[:12]
+
+
+def _sources(module: str) -> list[Path]:
+    """The files of a module or package. Raises UsageError where there is none of this name."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise UsageError(f"--include {module}: the notebook cannot import a module of this name")
+    if found.submodule_search_locations is None:
+        return [Path(found.origin)]
+    return [path for root in found.submodule_search_locations for path in sorted(Path(root).rglob("*.py"))]

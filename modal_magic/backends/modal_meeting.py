@@ -30,7 +30,6 @@ class Ticket(Part):
 
     gateway: GatewaySpec
     agent: AgentSpec
-    i6pn: bool
     patience: float
 
 

@@ -26,11 +26,13 @@ from modal_magic.specs import EndNode, GatewaySpec, GatewayUp, StartAgent, Take,
 __all__ = ["ColdNode", "Gateway", "Node"]
 
 PRELOAD = "MODAL_MAGIC_PRELOAD"
-"""The variable that names the modules to import before the snapshot, separated by commas."""
+"""The variable that names the modules to import before the snapshot, with spaces between them."""
 RESTORED_SECONDS = 5.0
 """How long a zygote has to answer after a snapshot was restored."""
 LEAVE_SECONDS = 8.0
-"""How long a node has to end its ranks when its container must go."""
+"""How long a node has to end its ranks when its call is cancelled, and beyond its grace when it is preempted."""
+GRACE_SECONDS = 20.0
+"""How long ranks have to save what they have when their node is preempted. Modal gives a container about 30 s."""
 END_SECONDS = 8.0
 """How long nodes have to end by themselves when their session has; then their calls are cancelled."""
 
@@ -43,7 +45,7 @@ def i6pn_address() -> str:
 
 def new_zygote() -> Zygote:
     """Start a zygote for this node. It imports torch meanwhile."""
-    return spawn(os.environ, preload=[name for name in os.environ.get(PRELOAD, "").split(",") if name])
+    return spawn(os.environ, preload=os.environ.get(PRELOAD, "").split())
 
 
 def reseed() -> None:
@@ -139,7 +141,7 @@ def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str) -> None:
     ticket = meeting.get("ticket", Ticket)
     if ticket is None or meeting.over():
         return
-    address = i6pn_address() if ticket.i6pn else "127.0.0.1"
+    address = i6pn_address()
     generation = meeting.arrive(node_rank, NodeAt(address, os.environ.get("MODAL_TASK_ID", "")))
     gateway = meeting.wait("gateway", GatewayAt, ticket.patience, meeting.over)
     if gateway is None:
@@ -162,16 +164,17 @@ def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str) -> None:
     try:
         zygote.process.wait()
     except BaseException as error:
-        why = "preempted" if isinstance(error, KeyboardInterrupt) else "cancelled"
+        preempted = isinstance(error, KeyboardInterrupt)
+        why, grace = ("preempted", GRACE_SECONDS) if preempted else ("cancelled", 0.0)
         with contextlib.suppress(SessionError, subprocess.TimeoutExpired):
-            zygote.tell(EndNode(why))
-            zygote.process.wait(LEAVE_SECONDS)
+            zygote.tell(EndNode(why, grace))
+            zygote.process.wait(LEAVE_SECONDS + grace)
         raise
 
 
 def serve_gateway(meeting: Meeting, ticket: Ticket) -> None:
     """Run the gateway's process and its tunnel, and say where they are."""
-    address = i6pn_address() if ticket.i6pn else "127.0.0.1"
+    address = i6pn_address()
     # A tunnel ends at this container's loopback or at any address of it: the clients' door is on all of them.
     spec = msgspec.structs.replace(
         ticket.gateway, host=address, client_host="::", folder=tempfile.mkdtemp(prefix="modal-magic-")

@@ -63,6 +63,7 @@ class Agent:
     watched: dict[object, int] = field(default_factory=dict)
     port_holder: socket.socket | None = None
     memory: MemoryWatch = field(default_factory=MemoryWatch)
+    notice_due: str = ""
     leaving: str | None = None
     leave_by: float = 0.0
     gone: bool = False
@@ -74,8 +75,6 @@ class Agent:
         assert self.zygote is not None
         self.readers[self.zygote.socket.fileno()] = self.from_zygote
         self.gateway.tell(self.joined())
-        if self.spec.notice:
-            self.gateway.emit(p.Notice(self.spec.notice))
         next_beat = 0.0
         while not self.gone:
             now = time.monotonic()
@@ -178,6 +177,9 @@ class Agent:
         """Carry out an order."""
         match order:
             case p.Launch():
+                if self.notice_due:  # not before the gateway knows this node
+                    self.gateway.emit(p.Notice(self.notice_due))
+                    self.notice_due = ""
                 for place in order.places:
                     self.launch(
                         WorkerSpec(self.spec.session, place, order.generation, order.store, self.spec.framework)
@@ -216,13 +218,15 @@ class Agent:
         """The workers of these ranks that are here."""
         return [self.workers[rank] for rank in ranks if rank in self.workers]
 
-    def leave(self, reason: str) -> None:
-        """Ask all workers to end, and leave when they have."""
+    def leave(self, reason: str, grace: float = 0.0) -> None:
+        """Ask all workers to end, and leave when they have. With a grace (in seconds) they save what they have."""
         if self.leaving is None:
             self.leaving = reason
-            self.leave_by = time.monotonic() + EXIT_SECONDS
+            self.leave_by = time.monotonic() + max(EXIT_SECONDS, grace)
+            if grace:
+                self.gateway.emit(p.Notice(f"node {self.spec.node_rank} is {reason}: its ranks save what they can"))
             for worker in self.workers.values():
-                worker.give(p.Exit())
+                worker.give(p.Exit(bool(grace)))
             self.leave_when_empty()
 
     def leave_when_empty(self) -> None:
@@ -353,8 +357,8 @@ class Agent:
                 case Exited(rank=rank, pid=pid, status=status):
                     if rank in self.workers and self.workers[rank].pid == pid:
                         self.bury(self.workers[rank], self.memory.explain(cause_of_death(status)))
-                case Leave(reason=reason):
-                    self.leave(reason)
+                case Leave(reason=reason, grace=grace):
+                    self.leave(reason, grace)
 
 
 def count_accelerators() -> int:
@@ -369,5 +373,6 @@ def run_agent(spec: AgentSpec, zygote: socket.socket) -> None:
     keys = Keys(spec.public_key, spec.secret_key)
     identity = f"node-{spec.node_rank}".encode()
     gateway = connect(context, spec.gateway_host, spec.gateway_port, spec.gateway_key, keys, identity, patient=False)
-    Agent(spec, Channel(zygote), Uplink(gateway), network_environment(spec.address)).serve()
+    network = network_environment(spec.address)
+    Agent(spec, Channel(zygote), Uplink(gateway), network, notice_due=spec.notice).serve()
     context.destroy(linger=500)

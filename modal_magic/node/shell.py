@@ -95,6 +95,7 @@ class RankShell(InteractiveShell):
         self.has_raised = False
         self._raised: BaseException | None = None
         self.reporter: Reporter
+        self.before_preemption: dict[str, Callable[[], object]] = {}
         self._nested = False
         self.loop_runner = self._run_coroutine
         # Blank lines at the top of a cell count in the notebook's gutter, so they stay.

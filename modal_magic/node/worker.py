@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -63,7 +64,9 @@ class Worker:
                     self.execute(task)
                 case p.Regroup(generation=generation, together=together):
                     self.join(generation, together)
-                case p.Exit():
+                case p.Exit(preempted=preempted):
+                    if preempted:
+                        self.save()
                     return
 
     def join(self, generation: int, together: bool = True) -> None:
@@ -112,6 +115,16 @@ class Worker:
                 self.channel.send(p.Interrupted(self.rank, task.run, seconds, health, where))
             case ("failed", error, code):
                 self.channel.send(p.Failed(self.rank, task.run, seconds, health, error, code))
+
+    def save(self) -> None:
+        """Call what cells have registered for the end of this node; one that fails does not keep the others from it."""
+        for hook in self.shell.before_preemption.values():
+            try:
+                hook()
+            except Exception:
+                traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
 
     def run_cell(self, task: p.Execute) -> tuple[Any, ...]:
         """Run a cell in the shell and say which end it came to."""
@@ -187,9 +200,11 @@ class Worker:
                         self.interrupt(run)
                     case p.TakeStack(request=request, depth=depth):
                         self.channel.send(self.stack_taken(request, depth))
-                    case p.Exit():
+                    case p.Exit(preempted=preempted):
                         self.unwanted.add(self.running)
                         self.send_sigint(children=True)
+                        if preempted and self.running:  # it may wait in C++ for a rank that goes on
+                            threading.Timer(POLITE_SECONDS, self.insist, [self.running]).start()
                         self.inbox.put(task)
                     case p.Regroup(generation=generation):
                         self.framework.supersede(generation)

@@ -228,8 +228,8 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
             zygote.selector.register(outgoing, selectors.EVENT_READ, announced)
         case Ping():
             tell_backend(zygote, Here())
-        case EndNode(reason=reason):
-            end_node(zygote, reason)
+        case EndNode(reason=reason, grace=grace):
+            end_node(zygote, reason, grace)
         case StartAgent(spec=spec):
             start_agent(zygote, spec)
         case Settled():
@@ -381,12 +381,12 @@ def ended_children() -> list[tuple[int, int]]:
         ended.append((pid, status))
 
 
-def end_node(zygote: Zygote, reason: str) -> None:
+def end_node(zygote: Zygote, reason: str, grace: float = 0.0) -> None:
     """Have all that is here leave, and end what has not left when the time is over."""
     zygote.session_over = True
-    zygote.deadline = time.monotonic() + LINGER_SECONDS
+    zygote.deadline = time.monotonic() + LINGER_SECONDS + grace
     for agent in zygote.agents:
-        tell_agent(agent, Leave(reason))
+        tell_agent(agent, Leave(reason, grace))
 
 
 def gateway_ended(zygote: Zygote, status: int) -> None:

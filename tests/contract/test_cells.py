@@ -36,6 +36,13 @@ def test_variables_stay_for_the_next_cell(ranks: Session) -> None:
     assert results(run(ranks, "kept + 1")) == ["1", "11", "21", "31"]
 
 
+def test_there_is_a_folder_for_checkpoints(ranks: Session) -> None:
+    done = run(ranks, "import modal_magic\nmodal_magic.checkpoint_dir.is_dir(), str(modal_magic.checkpoint_dir)")
+    found = {eval(text or "") for text in results(done)}
+    assert len(found) == 1 and next(iter(found))[0]
+    run(ranks, "folder = modal_magic.checkpoint_dir; folder.rmdir(); folder.parent.rmdir()", ranks=[0])
+
+
 def test_the_process_group_is_ready(ranks: Session) -> None:
     done = run(
         ranks,

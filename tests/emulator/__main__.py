@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from grpclib.server import Server
-from modal_proto import api_pb2 as api
 from modal_proto.api_grpc import ModalClientBase
 
 from tests.emulator import network
@@ -28,7 +27,7 @@ from tests.emulator.service import service_of
 from tests.emulator.stores import Shelf, Stores
 from tests.emulator.tunnels import Tunnels
 from tests.emulator.volumes import Volumes
-from tests.emulator.world import Container, World
+from tests.emulator.world import Container, Function, World
 
 
 class Emulator:
@@ -64,10 +63,12 @@ class Emulator:
                 return self.world.history
             case "queued":
                 return {one.name: len(one.waiting) for one in self.world.functions.values() if one.waiting}
+            case "started":
+                return sum(one.started for one in self.world.functions.values() if one.name == f"{wish['name']}.*")
             case "definitions":
-                apps = [app for app in self.world.apps.values() if app.state == api.APP_STATE_DEPLOYED]
-                names = {name for app in apps for name in app.functions.values()}
-                return {one.name: str(one.definition) for id, one in self.world.functions.items() if id in names}
+                app = self.world.app_named(wish["app"])
+                assert app is not None
+                return {name: defined(self.world.functions[id]) for name, id in app.functions.items()}
             case "set":
                 for name, value in wish["settings"].items():
                     setattr(self.world.settings, name, value)
@@ -91,6 +92,23 @@ class Emulator:
         }
 
 
+def defined(function: Function) -> dict[str, object]:
+    """What a function was defined to be, in the words of its options."""
+    first = function.definition
+    return {
+        "gpus": [f"{one.gpu_type}:{one.count}" for one in function.gpus if one.gpu_type],
+        "milli_cpu": first.resources.milli_cpu,
+        "memory_mb": first.resources.memory_mb,
+        "regions": list(first.scheduler_placement.regions),
+        "nonpreemptible": first.scheduler_placement.nonpreemptible,
+        "cloud": first.cloud_provider_str,
+        "i6pn": first.i6pn_enabled,
+        "snapshot": first.checkpointing_enabled,
+        "scaledown": first.autoscaler_settings.scaledown_window,
+        "timeout": first.timeout_secs,
+    }
+
+
 async def main(namespaces: bool) -> None:
     """Serve until stdin ends."""
     tag = f"em{os.getpid()}" if namespaces else None
@@ -106,7 +124,11 @@ async def main(namespaces: bool) -> None:
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
         try:
             while line := await reader.readline():
-                print(json.dumps(await emulator.wish(json.loads(line))), flush=True)
+                try:
+                    answer = await emulator.wish(json.loads(line))
+                except Exception as error:  # the test is told, and the emulator goes on
+                    answer = {"error": repr(error)}
+                print(json.dumps(answer), flush=True)
         finally:
             server.close()
             await emulator.fleet.close()

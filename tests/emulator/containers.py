@@ -42,11 +42,14 @@ class Fleet:
         self.tag = tag
         self.serve = serve
         self.tasks: set[asyncio.Task[None]] = set()
+        self.closing = False
 
     # -- scheduling
 
     async def look(self) -> None:
         """Start containers for the inputs that nobody works on."""
+        if self.closing:
+            return
         for function in self.world.functions.values():
             mine = [one for one in self.world.containers.values() if one.function is function and not one.stopping]
             ready = sum(not one.working_on for one in mine)
@@ -54,7 +57,8 @@ class Fleet:
             for _ in range(min(len(function.waiting) - ready, limit - len(mine))):
                 name = function.name.removesuffix(".*")
                 held = self.world.settings.held.get(name)
-                if held is not None and function.started >= held:
+                started = sum(one.started for one in self.world.functions.values() if one.name == function.name)
+                if held is not None and started >= held:
                     break
                 function.started += 1
                 self._spawn(self._run(function))
@@ -239,12 +243,9 @@ class Fleet:
         self._spawn(restore())
 
     async def close(self) -> None:
-        """End every container."""
-        for function in self.world.functions.values():
-            function.waiting.clear()
-        for container in list(self.world.containers.values()):
-            container.stopping = True
-            container.working_on.clear()
-            self.kill(container)
+        """End every container, those too that are only starting."""
+        self.closing = True
         while self.tasks:
-            await asyncio.wait(self.tasks)
+            for container in self.world.containers.values():
+                self.kill(container)
+            await asyncio.wait(self.tasks, timeout=0.2)

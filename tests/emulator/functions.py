@@ -52,6 +52,7 @@ class Functions(Room):
             check(candidate.function)
         function = self.world.functions[request.existing_function_id]
         function.definition = ranked[0].function
+        function.gpus = [one.function.resources.gpu_config for one in ranked]
         if function.definition.HasField("class_parameter_info"):
             function.metadata.class_parameter_info.CopyFrom(function.definition.class_parameter_info)
         return api.FunctionCreateResponse(

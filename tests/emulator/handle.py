@@ -43,7 +43,9 @@ class Handle:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps({"do": do, **rest}) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())
+        answer = json.loads(self._process.stdout.readline())
+        assert not (isinstance(answer, dict) and "error" in answer), f"{do}: {answer['error']}"
+        return answer
 
     def containers(self, kind: str = "") -> list[dict[str, Any]]:
         """The containers that are there now, or those of one class."""

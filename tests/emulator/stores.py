@@ -17,6 +17,8 @@ __all__ = ["Shelf", "Stores"]
 
 ITEM_BYTES = 1 << 20
 QUEUE_ITEMS = 5000
+KINDS = {"di": "Dict", "qu": "Queue", "vo": "Volume"}
+"""What the beginnings of ids stand for."""
 
 
 @dataclass(slots=True)
@@ -33,7 +35,7 @@ class Shelf:
         if key in self.names:
             return self.names[key]
         if name and creation == api.OBJECT_CREATION_TYPE_UNSPECIFIED:
-            raise GRPCError(Status.NOT_FOUND, f"{name!r} not found")
+            raise GRPCError(Status.NOT_FOUND, f"{KINDS[prefix]} {name!r} not found")
         made = world.name(prefix)
         if key:
             self.names[key] = made

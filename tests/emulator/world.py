@@ -53,6 +53,7 @@ class Function:
     name: str
     metadata: api.FunctionHandleMetadata
     definition: api.Function = field(default_factory=api.Function)
+    gpus: list[api.GPUConfig] = field(default_factory=list)
     waiting: list[Input] = field(default_factory=list)
     started: int = 0
 

@@ -1,0 +1,36 @@
+"""What a cell needs to go on where it was: a folder for checkpoints, and a call before its node is taken away."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["CHECKPOINTS", "checkpoint_folder", "on_preempt"]
+
+CHECKPOINTS = "MODAL_MAGIC_CHECKPOINT_DIR"
+"""The variable that says to each rank where the session has its checkpoints."""
+
+Hook = TypeVar("Hook", bound=Callable[[], object])
+
+
+def checkpoint_folder() -> Path:
+    """The folder that outlives the session's ranks, made if it is not there yet; off a rank `checkpoints` here."""
+    folder = Path(os.environ.get(CHECKPOINTS, "checkpoints"))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def on_preempt(hook: Hook) -> Hook:
+    """Have a function without arguments called when this rank's node is taken away, after the cell was interrupted.
+
+    Modal gives a container about 30 s, of which 20 are for all functions of a rank. One of the same name replaces the
+    one before. Usable as a decorator; off a rank this does nothing.
+    """
+    room = sys.modules.get("modal_magic.node.shell")
+    shell = room.RankShell._instance if room is not None else None
+    if shell is not None:
+        shell.before_preemption[getattr(hook, "__qualname__", repr(hook))] = hook
+    return hook

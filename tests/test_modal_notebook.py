@@ -1,0 +1,53 @@
+"""The notebook of `make demo` on four containers, and a session that a restarted kernel finds again."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.emulator.handle import Handle
+from tests.support.modal_service import modal_book, seen
+from tests.support.namespaces import possible
+from tests.support.notebook import Notebook
+
+__all__ = ["modal_book"]
+
+pytestmark = [
+    pytest.mark.namespaces,
+    pytest.mark.kernel,
+    pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
+]
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_the_digits_notebook_trains_on_four_containers_and_leaves_none(modal_service: Handle, tmp_path: Path) -> None:
+    source = (ROOT / "notebooks" / "01_digits_ddp.ipynb").read_text(encoding="utf-8")
+    assert source.count("--backend local") == 1
+    path = tmp_path / "digits.ipynb"
+    path.write_text(source.replace("--backend local", "--backend modal"), encoding="utf-8")
+    command = [sys.executable, "notebooks/execute.py", str(path)]
+    with modal_service.reached():
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for rank in range(4):
+        assert f"[rank {rank}] 9,610 parameters equal on all 4 ranks" in done.stdout
+    accuracies = [float(found) for found in re.findall(r"test accuracy ([\d.]+)", done.stdout)]
+    assert len(accuracies) == 2 and accuracies[-1] >= 0.95
+    assert seen(lambda: not modal_service.containers())
+
+
+def test_a_restarted_kernel_goes_on_with_the_session(modal_book: Notebook, modal_service: Handle) -> None:
+    modal_book.run("%%modal_distributed --replicas 1 --backend modal --session kept\nprecious = rank + 41")
+    before = modal_service.containers()
+    modal_book.manager.restart_kernel(now=True)
+    modal_book.client.wait_for_ready(timeout=60)
+    modal_book.run("%load_ext modal_magic")
+    assert modal_book.run("%%modal_distributed --session kept\nprint(precious + 1)").stdout == "[rank 0] 42\n"
+    assert modal_service.containers() == before
+    assert modal_book.run("%modal_stop kept").error == ""
+    assert seen(lambda: not modal_service.containers())

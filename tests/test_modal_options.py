@@ -1,0 +1,139 @@
+"""What options become on Modal: the app's definitions, what the service refuses, and how a session starts by them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modal_magic.containers import Containers
+from modal_magic.errors import SessionError, UsageError
+from modal_magic.options import Options
+from tests.emulator.handle import Handle
+from tests.support.modal_service import modal_book, seen
+from tests.support.namespaces import possible
+from tests.support.notebook import Notebook
+
+__all__ = ["modal_book"]
+
+pytestmark = [
+    pytest.mark.namespaces,
+    pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
+]
+
+
+@pytest.fixture
+def service(modal_service: Handle) -> Iterator[Handle]:
+    """The emulator, reached from this process."""
+    with modal_service.reached():
+        yield modal_service
+
+
+def deployed(gpu: str | None = None, **options: object) -> str:
+    """Deploy the app for such containers; what Modal refuses is said as a session says it."""
+    import modal
+
+    from modal_magic.backends import modal_app
+    from modal_magic.backends.modal_trouble import explain
+
+    try:
+        return modal_app.deployed(gpu, Containers(**options))  # type: ignore[arg-type]
+    except modal.exception.Error as error:
+        raise SessionError(explain(error)) from error
+
+
+def test_options_become_the_definitions_of_nodes_and_gateway(service: Handle) -> None:
+    name = deployed(
+        "A100:2,H100:2", region="eu-west", cloud="aws", cpu=4.0, memory=16 * 2**30, preload=("json",), scaledown=300.0
+    )
+    found = service.ask("definitions", app=name)
+    node, gateway = found["Node.*"], found["Gateway.*"]
+    assert (node["gpus"], node["milli_cpu"], node["memory_mb"]) == (["A100:2", "H100:2"], 4000, 16384)
+    assert node["regions"] == gateway["regions"] == ["eu-west"]
+    assert node["cloud"] == gateway["cloud"] == "aws"
+    assert node["i6pn"] and gateway["i6pn"] and node["snapshot"] and not gateway["snapshot"]
+    assert gateway["nonpreemptible"] and not node["nonpreemptible"] and gateway["gpus"] == []
+    assert (node["scaledown"], node["timeout"]) == (300, 24 * 3600)
+
+
+def test_an_app_is_deployed_once_and_anew_for_other_containers(service: Handle) -> None:
+    before = len(service.ask("history"))
+    first, again, other = deployed(region="us-west"), deployed(region="us-west"), deployed(region="us-central")
+    assert first == again != other
+    assert service.ask("history")[before:] == [f"deployed {first}", f"deployed {other}"]
+
+
+def test_a_module_of_the_notebook_travels_along_and_a_change_of_it_is_sent(
+    service: Handle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "of_the_user.py").write_text("value = 1")
+    first = deployed(include=("of_the_user",))
+    (tmp_path / "of_the_user.py").write_text("value = 2")
+    assert deployed(include=("of_the_user",)) != first
+    with pytest.raises(UsageError, match="--include nowhere: the notebook cannot import a module of this name"):
+        deployed(include=("nowhere",))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "options", "words"),
+    [
+        (None, {"region": "mars-north"}, "Modal refuses such containers (Unknown region 'mars-north')"),
+        ("A10:8", {}, "Modal refuses such containers (A container can have at most 4 GPUs of type A10)"),
+        ("any", {}, "Modal refuses such containers (Unknown GPU type 'ANY')"),
+        (None, {"secret": ("nobody",)}, "Modal does not have what the options name (Secret 'nobody' not found"),
+        (None, {"volume": ("nobody:/data",)}, "Modal does not have what the options name (Volume 'nobody' not found"),
+    ],
+)
+def test_what_modal_refuses_is_said_in_one_sentence(
+    service: Handle, gpu: str | None, options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(SessionError) as refused:
+        deployed(gpu, **options)
+    assert str(refused.value).startswith(words.removesuffix(")"))
+    assert "\n" not in str(refused.value)
+
+
+def test_the_log_of_an_image_that_cannot_be_built_is_shown(service: Handle, capsys: pytest.CaptureFixture[str]) -> None:
+    service.ask("set", settings={"broken_image": "no-such-package"})
+    with pytest.raises(SessionError, match="the image of the containers could not be built"):
+        deployed(pip=("no-such-package",))
+    assert "No matching distribution found for no-such-package" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"nonpreemptible": True, "gpu": "A100"}, "--nonpreemptible is for nodes without GPUs"),
+        ({"snapshot": "gpu"}, "--snapshot gpu is for nodes with a GPU"),
+    ],
+)
+def test_options_that_cannot_go_together_are_refused_before_anything_starts(
+    options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        Options(**options)  # type: ignore[arg-type]
+
+
+@pytest.mark.kernel
+def test_nodes_that_stay_in_the_queue_are_named_and_nothing_goes_on(
+    modal_book: Notebook, modal_service: Handle
+) -> None:
+    modal_service.ask("set", settings={"held": {"Node": modal_service.ask("started", name="Node") + 1}})
+    try:
+        shown = modal_book.run("%%modal_distributed --replicas 2 --backend modal --startup-timeout 12s\npass")
+        assert re.search(r"nodes? (0|1|0-1) of 2 (is|are) still queued after 12 s", shown.error)
+        assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
+    finally:
+        modal_service.ask("set", settings={"held": {}})
+
+
+@pytest.mark.kernel
+def test_a_node_does_without_a_snapshot(modal_book: Notebook, modal_service: Handle) -> None:
+    line = "%%modal_distributed --backend modal --snapshot off --env COLOUR=red\n"
+    shown = modal_book.run(line + "import os\nprint(os.environ['COLOUR'])")
+    assert "[rank 0] red" in shown.lines
+    assert [one["checkpointed"] for one in modal_service.containers("ColdNode")] == [False]
