@@ -17,8 +17,11 @@ Hook = TypeVar("Hook", bound=Callable[[], object])
 
 
 def checkpoint_folder() -> Path:
-    """The folder that outlives the session's ranks, made if it is not there yet; off a rank `checkpoints` here."""
-    folder = Path(os.environ.get(CHECKPOINTS, "checkpoints"))
+    """The folder that outlives the session's ranks; on a rank it is made. Off a rank it is `checkpoints`, here."""
+    given = os.environ.get(CHECKPOINTS)
+    if given is None:
+        return Path("checkpoints")
+    folder = Path(given)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
