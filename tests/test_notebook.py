@@ -35,6 +35,20 @@ def test_the_digits_notebook_trains_on_four_ranks_and_leaves_nothing(runtime_fol
 
 
 @pytest.mark.kernel
+def test_the_progress_notebook_ends_in_tables_of_its_ranks(runtime_folder: Path) -> None:
+    before = {process.pid for process in ours(str(runtime_folder))}
+    command = [sys.executable, "notebooks/execute.py", "notebooks/03_progress.ipynb"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "it/s]" not in done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith(("0 done", "1 done"))] == [
+        "0 done 9.0 0.1",
+        "1 done 9.0 0.1",
+    ]
+    assert gone([process.pid for process in ours(str(runtime_folder)) if process.pid not in before])
+
+
+@pytest.mark.kernel
 def test_a_notebook_that_fails_ends_in_an_error(runtime_folder: Path, tmp_path: Path) -> None:
     import nbformat
 
