@@ -61,7 +61,9 @@ class Fleet:
                 if held is not None and started >= held:
                     break
                 function.started += 1
-                self._spawn(self._run(function))
+                container = self._make(function)
+                self.world.containers[container.id] = container  # at once: the next look must count it
+                self._spawn(self._run(container))
         await self.world.ring()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -71,10 +73,8 @@ class Fleet:
 
     # -- a container's life
 
-    async def _run(self, function: Function) -> None:
-        container = self._make(function)
-        self.world.containers[container.id] = container
-        self.world.note(f"{container.id} started for {function.name}")
+    async def _run(self, container: Container) -> None:
+        self.world.note(f"{container.id} started for {container.function.name}")
         listener = Server([self.serve(container)])
         await listener.start(path=str(container.folder / "modal.sock"))
         try:
