@@ -109,6 +109,15 @@ def test_the_function_that_a_cell_has_called_is_named_with_its_file(session: Ses
     leave(run)
 
 
+def test_a_function_of_an_earlier_cell_is_named_with_that_cell(session: Session) -> None:
+    session.run("import time\n\ndef wait_long():\n    time.sleep(60)", cell=3).wait()
+    run = session.run("pass\nwait_long()", cell=4)
+    stack = found(session, lines(2, 2, 2, 2))[0]
+    assert stack.where is not None and stack.where.function == "wait_long (In[3]:4)"
+    assert [(frame.where, frame.line) for frame in stack.frames] == [("In[3]", 4), ("cell", 2)]
+    leave(run)
+
+
 def test_the_line_of_an_await_is_found_in_the_coroutine(session: Session) -> None:
     run = session.run("import asyncio\nasync def pause():\n    await asyncio.sleep(60)\n\nawait pause()")
     stack = found(session, lines(3, 3, 3, 3))[0]

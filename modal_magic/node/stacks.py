@@ -124,7 +124,7 @@ def _described(frame: FrameType, number: int, inside: Sequence[tuple[FrameType, 
     """A frame as data. Of the cells the running one is `cell`; an earlier one has its number, as in `In[3]`."""
     file = frame.f_code.co_filename
     if is_cell(file):
-        file = "cell" if file == inside[0][0].f_code.co_filename else f"In[{file.split('-')[2]}]"
+        file = "cell" if file == inside[0][0].f_code.co_filename else file.removeprefix("Cell ")
     return Frame(file, number, frame.f_code.co_name)
 
 

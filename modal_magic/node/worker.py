@@ -209,7 +209,8 @@ class Worker:
                     case p.Regroup(generation=generation):
                         self.framework.supersede(generation)
                         self.inbox.put(task)
-                    case _:
+                    case p.Execute(run=run):
+                        self.unwanted.discard(run)  # an interrupt before it was meant for an earlier attempt
                         self.inbox.put(task)
                         posted = True
 
