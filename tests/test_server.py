@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import shutil
+import socket
+import time
 from collections.abc import Awaitable, Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jupyter_server.auth import Authorizer, User
+from jupyter_server.base.handlers import JupyterHandler
 from pytest_jupyter.jupyter_core import jp_asyncio_loop as jp_asyncio_loop
 from pytest_jupyter.jupyter_server import jp_server_cleanup as jp_server_cleanup
 from tornado.httpclient import HTTPClientError, HTTPResponse
 
-from modal_magic.server.hub import changes
+from modal_magic import registry
+from modal_magic.client import ATTACH_SECONDS
+from modal_magic.errors import SessionError
+from modal_magic.server.hub import LOOK_SECONDS, Hub, changes
 from modal_magic.session import Resources, Session
 from modal_magic.view.snapshot import RankRow, Snapshot
 from tests.test_imports import loaded_by
@@ -103,6 +113,28 @@ async def test_a_page_of_another_site_cannot_post(
     seen = await http_server_client.fetch(f"{root}/sessions", headers=headers)
     assert seen.code == 200, "the cookie alone is enough to look"
     assert await code(http_server_client.fetch(f"{root}/{path}", method="POST", body="", headers=headers)) == 403
+    assert not served.closed
+
+
+class Refuses(Authorizer):
+    """Lets nobody do anything, and keeps what it was asked."""
+
+    asked: ClassVar[list[tuple[str, str]]] = []
+
+    def is_authorized(self, handler: JupyterHandler, user: User, action: str, resource: str) -> bool:
+        self.asked.append((action, resource))
+        return False
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_what_the_authorizer_of_the_server_refuses_is_not_done(
+    served: Session, jp_serverapp: Any, jp_fetch: Fetch, method: str, path: str
+) -> None:
+    jp_serverapp.web_app.settings["authorizer"] = Refuses(parent=jp_serverapp)
+    Refuses.asked.clear()
+    body = "" if method == "POST" else None
+    assert await code(jp_fetch("modal-magic", "api", path, method=method, body=body)) == 403
+    assert Refuses.asked == [("write" if method == "POST" else "read", "modal-magic")]
     assert not served.closed
 
 
@@ -221,6 +253,53 @@ async def test_a_session_that_cannot_be_had_keeps_nobody_waiting(
     assert list(await until(there)) == ["served"]
     assert await code(jp_fetch("modal-magic", "api", "sessions", "broken", "log")) == 404
     shutil.rmtree(broken)
+
+
+async def test_gateways_that_do_not_answer_keep_nobody_waiting(
+    served: Session, runtime_folder: Path, jp_fetch: Fetch
+) -> None:
+    """More of them than a pool has threads: their ports take connections, and then nothing comes."""
+    name_of = "a-silent-{}".format
+    with contextlib.ExitStack() as stack:
+        for number in range(2 * (os.cpu_count() or 1) + 8):
+            listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            connection = msgspec.structs.replace(
+                served.connection, session=name_of(number), port=listening.getsockname()[1]
+            )
+            registry.claim(connection.session)
+            stack.callback(registry.forget, connection.session)
+            registry.publish(connection)
+
+        async def there() -> Any:
+            return await get(jp_fetch, "sessions")
+
+        assert list(await asyncio.wait_for(until(there), ATTACH_SECONDS / 2)) == ["served"]
+        async with asyncio.timeout(ATTACH_SECONDS / 2):
+            for _ in range(3):
+                assert list(await there()) == ["served"]
+                await asyncio.sleep(LOOK_SECONDS)
+
+
+async def test_what_cannot_be_had_is_tried_after_longer_and_longer_pauses(
+    runtime_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def read(name: str) -> registry.Connection:
+        tried.append(time.monotonic())
+        raise SessionError("it is of another version")
+
+    monkeypatch.setattr(registry, "names", lambda: ["old"])
+    monkeypatch.setattr(registry, "read", read)
+    monkeypatch.setattr("modal_magic.server.hub.AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr("modal_magic.server.hub.LOOK_SECONDS", 0.0)
+    hub = Hub()
+    while len(tried) < 4:
+        assert await hub.refresh() == {}
+        await asyncio.sleep(0.001)
+    await hub.close()
+    pauses = [after - before for before, after in pairwise(tried)]
+    assert all(pause >= 0.05 * 2**number for number, pause in enumerate(pauses)), pauses
 
 
 async def test_a_session_is_stopped_and_leaves_the_list(resources: Resources, jp_fetch: Fetch) -> None:

@@ -1,4 +1,4 @@
-"""The routes: each authenticated, each name checked, and what changes something asks for Jupyter's XSRF token."""
+"""The routes: each authenticated and authorized, each name checked; what changes something wants the XSRF token."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 from typing import Any
 
 import msgspec
+from jupyter_server.auth.decorator import authorized
 from jupyter_server.base.handlers import APIHandler
 from tornado import web
 from tornado.iostream import StreamClosedError
@@ -21,7 +22,10 @@ __all__ = ["routes"]
 
 NAME = r"(?P<name>[^/]+)"
 RESOURCE = "modal-magic"
-"""What an authorizer is asked about (jupyter_server, "Authorization in a Jupyter Server")."""
+"""What an authorizer is asked about: to read it in GET, to write it in POST.
+
+See jupyter_server, "Authorization in a Jupyter Server".
+"""
 
 
 class Handler(APIHandler):
@@ -55,6 +59,7 @@ class SessionsHandler(Handler):
     """GET: every session of this user on this machine."""
 
     @web.authenticated
+    @authorized
     async def get(self) -> None:
         """All snapshots, by the names of their sessions."""
         self.reply(await self.hub.refresh())
@@ -64,6 +69,7 @@ class EventsHandler(Handler):
     """GET: a stream of changes (server-sent events). The first message holds everything."""
 
     @web.authenticated
+    @authorized
     async def get(self) -> None:
         """Stream until the browser goes away."""
         self.set_header("Content-Type", "text/event-stream")
@@ -88,6 +94,7 @@ class LogHandler(Handler):
     """GET: lines of the newest run, of `rank` or of all, after line number `after`."""
 
     @web.authenticated
+    @authorized
     async def get(self, name: str) -> None:
         """The lines and how many there were in all."""
         watched = await self.session(name)
@@ -119,6 +126,7 @@ class StacksHandler(Handler):
     """POST: where every rank is."""
 
     @web.authenticated
+    @authorized
     async def post(self, name: str) -> None:
         """By rank: its state, where it is, its frames, and why it does not answer, if so."""
         watched = await self.session(name)
@@ -135,6 +143,7 @@ class ActionHandler(Handler):
     """POST: interrupt, restart or stop. It is asked of the gateway; what comes of it is seen in the stream."""
 
     @web.authenticated
+    @authorized
     async def post(self, name: str, action: str) -> None:
         """Answered with 202 once it is asked, 409 where there is no run to interrupt."""
         watched = await self.session(name)

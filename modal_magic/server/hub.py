@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -24,14 +26,24 @@ LOOK_SECONDS = 0.5
 STATUS_SECONDS = 2.0
 FIRST_SECONDS = 0.5
 """The first look waits so long for the sessions that it has found."""
-AGAIN_SECONDS = 10.0
-"""A session that cannot be had, being of another version or just gone, is tried again after so long."""
+AGAIN_SECONDS = 2.0
+MOST_AGAIN_SECONDS = 60.0
+"""A session that cannot be had, being of another version or not answering, is tried again after so long: at first, and
+at most, for each try doubles the pause."""
 ALIVE_SECONDS = 10.0
 """So often a stream with nothing to say says that it is alive, for proxies that close what is silent."""
 COURSES = 64
 """Of more ranks than this the course of metrics is left out of what is streamed."""
 
 Patch = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """A session that could not be had: how long the pause is (seconds) and when it ends (monotonic)."""
+
+    pause: float
+    again: float
 
 
 class Hub:
@@ -44,7 +56,7 @@ class Hub:
         self._loop = Loop()
         self._watched: dict[str, Watched] = {}
         self._attaching: dict[str, asyncio.Task[None]] = {}
-        self._again: dict[str, float] = {}
+        self._missed: dict[str, Missed] = {}
         self._shots: dict[str, Snapshot] = {}
         self._taken: dict[str, float] = {}
         self._asked: dict[str, float] = {}
@@ -53,20 +65,17 @@ class Hub:
 
     async def refresh(self) -> dict[str, Snapshot]:
         """Every session as it is now."""
-        async with self._lock:
-            now = time.monotonic()
-            if now - self._looked > LOOK_SECONDS:
-                await self._look()
-                self._looked = time.monotonic()
-            for name, watched in self._watched.items():
-                if now - self._asked.get(name, 0.0) > STATUS_SECONDS:
-                    self._asked[name] = now
-                    watched.ask_status()
-                stale = watched.running and now - self._taken.get(name, 0.0) > 1.0
-                if watched.dirty or stale or name not in self._shots:
-                    self._taken[name] = now
-                    self._shots[name] = _without_courses(watched.snapshot())
-            return dict(self._shots)
+        await self._look()
+        now = time.monotonic()
+        for name, watched in self._watched.items():
+            if now - self._asked.get(name, 0.0) > STATUS_SECONDS:
+                self._asked[name] = now
+                watched.ask_status()
+            stale = watched.running and now - self._taken.get(name, 0.0) > 1.0
+            if watched.dirty or stale or name not in self._shots:
+                self._taken[name] = now
+                self._shots[name] = _without_courses(watched.snapshot())
+        return dict(self._shots)
 
     async def find(self, name: str) -> Watched | None:
         """A session; one that was just found is waited for."""
@@ -100,24 +109,37 @@ class Hub:
         await asyncio.to_thread(self._loop.close)
 
     async def _look(self) -> None:
-        names = await asyncio.to_thread(registry.names)
-        for name in [name for name, watched in self._watched.items() if name not in names or watched.ended]:
-            self._watched.pop(name).close()
-            self._shots.pop(name, None)
-        now = time.monotonic()
-        for name in names:
-            if name not in self._watched and name not in self._attaching and now >= self._again.get(name, 0.0):
-                self._attaching[name] = asyncio.ensure_future(self._bring(name))
-        if self._attaching and not self._watched:
-            await asyncio.wait(self._attaching.values(), timeout=FIRST_SECONDS)
+        """See which sessions there are. Only those that are new are waited for, and only where no other is watched."""
+        begun = []
+        async with self._lock:
+            if time.monotonic() - self._looked <= LOOK_SECONDS:
+                return
+            names = await asyncio.to_thread(registry.names)
+            for name in [name for name, watched in self._watched.items() if name not in names or watched.ended]:
+                self._watched.pop(name).close()
+                self._shots.pop(name, None)
+            for name in self._missed.keys() - names:
+                del self._missed[name]
+            now = self._looked = time.monotonic()
+            for name in names:
+                due = now >= self._missed[name].again if name in self._missed else True
+                if due and name not in self._watched and name not in self._attaching:
+                    self._attaching[name] = asyncio.ensure_future(self._bring(name))
+                    begun.append(self._attaching[name])
+        if begun and not self._watched:
+            await asyncio.wait(begun, timeout=FIRST_SECONDS)
 
     async def _bring(self, name: str) -> None:
-        """Attach to a session. One that cannot be had does not keep the others waiting, and is tried again later."""
+        """Attach to a session, in a thread of its own: those that do not answer must not use up a pool of threads."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix=f"modal_magic attach {name}")
         try:
-            self._watched[name] = await asyncio.to_thread(self._attach, name)
+            self._watched[name] = await asyncio.get_running_loop().run_in_executor(thread, self._attach, name)
+            self._missed.pop(name, None)
         except (ModalMagicError, OSError):
-            self._again[name] = time.monotonic() + AGAIN_SECONDS
+            pause = min(2 * self._missed[name].pause, MOST_AGAIN_SECONDS) if name in self._missed else AGAIN_SECONDS
+            self._missed[name] = Missed(pause, time.monotonic() + pause)
         finally:
+            thread.shutdown(wait=False)
             del self._attaching[name]
 
     def _attach(self, name: str) -> Watched:
