@@ -533,9 +533,10 @@ class StackRanks(Message):
 
 
 class KillRanks(Message):
-    """End the processes of these ranks at once; each is then reported lost."""
+    """End the processes of these ranks at once; each is then reported lost, with this cause."""
 
     ranks: list[int]
+    cause: str = "was ended to be started anew"
 
 
 class Shutdown(Message):

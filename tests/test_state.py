@@ -676,6 +676,39 @@ def test_ranks_that_wait_for_others_are_not_killed_for_them() -> None:
     assert [order.ranks for _, order in rig.told(p.KillRanks, effects)] == [[2]]
 
 
+def test_a_rank_that_is_stuck_on_its_way_to_the_group_is_started_anew_and_nobody_else_is() -> None:
+    rig = Rig(1, 3).ready()
+    rig.lose(2)
+    rig.stuck = {1}
+    rig.play()
+    assert rig.states == ["rendezvous"] * 3  # the others wait for it
+    assert not rig.told(p.KillRanks, rig.fire("group"))
+    rig.play()
+    assert rig.states == ["idle", "rendezvous", "idle"]
+    effects = rig.fire("group")
+    ((_, order),) = rig.told(p.KillRanks, effects)
+    assert (order.ranks, order.cause) == ([1], "stopped answering and was killed")
+    rig.play()
+    assert rig.machine.state is S.READY
+    assert "group" not in rig.timers
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_a_rank_that_is_stuck_where_nobody_waits_for_a_group_is_started_anew(grouped: bool) -> None:
+    rig = Rig(2, 2, grouped=grouped).ready()
+    rig.feed(s.NodeGone(1, "stopped answering", silent=True))
+    if not grouped:
+        rig.lose(0)
+    rig.stuck = {0}
+    rig.play()
+    assert rig.machine.state is S.RECOVERING
+    effects = rig.fire("group")
+    assert [order.ranks for _, order in rig.told(p.KillRanks, effects)] == [[0]]
+    rig.play()
+    assert rig.machine.state is S.DEGRADED
+    assert rig.states == ["idle", "idle", "lost", "lost"]
+
+
 # ---- restarts --------------------------------------------------------------------------------------------------------
 
 

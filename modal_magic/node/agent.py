@@ -204,9 +204,9 @@ class Agent:
                     if worker.unanswered < UNANSWERED:
                         worker.unanswered += 1
                         worker.give(p.TakeStack(request, depth))
-            case p.KillRanks(ranks=ranks):
+            case p.KillRanks(ranks=ranks, cause=cause):
                 for worker in self.chosen(ranks):
-                    worker.verdict = worker.verdict or "was ended to be started anew"
+                    worker.verdict = worker.verdict or cause
                     self.kill(worker)
             case p.Rejoin():
                 self.gateway.flush()  # what the list of workers already tells of comes before it

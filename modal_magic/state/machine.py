@@ -35,6 +35,8 @@ CLOSING_SECONDS = 5.0
 """How long nodes have to end their workers before the gateway leaves without them."""
 GROUP_SECONDS = 120.0
 """How long ranks have to start and to form a process group before something is done about it."""
+ALONE_SECONDS = 30.0
+"""How long a rank that is up has to be without a group. One that takes longer is stuck, for it waits for nobody."""
 ATTEMPTS = 3
 """How often a rank or a group is tried in a row before the session goes on without it."""
 
@@ -233,6 +235,15 @@ class Machine:
             self.group_trouble = reason
             self._regroup()  # nobody waits any longer for a group that will not be
 
+    def _alone(self) -> bool:
+        """Whether the ranks are not to wait for each other."""
+        return not self.plan.grouped or not self.together or bool(self.group_trouble)
+
+    def _replace(self, ranks: list[int], cause: str) -> None:
+        """Have stuck ranks ended: lost, they are started anew."""
+        self._tell_ranks(ranks, p.KillRanks, cause)
+        self._do(SetTimer("group", GROUP_SECONDS))
+
     def _owes(self, rank: int, run: str) -> bool:
         return self.active is not None and self.active.run == run and rank in self.active.pending
 
@@ -357,9 +368,15 @@ class Machine:
                 missing = [str(node) for node in range(self.plan.topology.nodes) if node not in self.nodes]
                 self._begin_closing(f"node {', '.join(missing)} went away before the session was up")
             elif starting := self._in(R.LAUNCHING):
-                self._tell_ranks(starting, p.KillRanks)
-                self._do(SetTimer("group", GROUP_SECONDS))
-            elif self._in(R.RENDEZVOUS):
+                self._replace(starting, f"did not start within {GROUP_SECONDS:g} s and was killed")
+            elif stuck := self._in(R.RENDEZVOUS):
+                if self._alone():
+                    self._replace(stuck, "stopped answering and was killed")
+                    return
+                if self.state is not S.LAUNCHING:
+                    # A rank that cannot connect says so. Of those that say nothing some wait and some are stuck: alone,
+                    # it shows which.
+                    self.group_attempts = ATTEMPTS
                 self._no_group(f"the process group did not form within {GROUP_SECONDS:g} s")
         elif fired.timer == "nodes" and self.meeting is None:
             self._begin_closing(self._still_queued())
@@ -419,14 +436,15 @@ class Machine:
     def _regroup(self) -> None:
         """Have every rank that lives join the next generation's group; alone where some will not come."""
         self.generation += 1
-        together = self.together and not self.group_trouble
+        together = not self._alone()
         order = p.Regroup(self.generation, together)
         present = self._in(*FREE, R.RENDEZVOUS)
         for number in present:
             self._advance(number, order)
         if self.state is not S.LAUNCHING:
             self._enter(S.RECOVERING)
-        self._do(SetTimer("group", GROUP_SECONDS))
+        waits = together or bool(self._in(R.LAUNCHING, R.LOST))
+        self._do(SetTimer("group", GROUP_SECONDS if waits else ALONE_SECONDS))
         # A worker that is only starting was told an older generation: it must hear of this one too.
         self._tell_ranks([*present, *self._in(R.LAUNCHING)], p.RegroupRanks, self.generation, together)
 
@@ -447,6 +465,7 @@ class Machine:
             self._regroup()
         elif (coming or returned) and self.state is not S.LAUNCHING:
             self._enter(S.RECOVERING)
+            self._do(SetTimer("group", GROUP_SECONDS))
         if coming and not together and self.plan.grouped:
             self.generation += 1  # those that start must not come to a group that others have left already
         for number in coming:

@@ -93,9 +93,9 @@ class Agent:
             case p.RegroupRanks(ranks=ranks, generation=generation, together=together):
                 for here in self.chosen(ranks):
                     here.rank.take(p.Regroup(generation, together))
-            case p.KillRanks(ranks=ranks):
+            case p.KillRanks(ranks=ranks, cause=cause):
                 for here in self.chosen(ranks):
-                    here.verdict = here.verdict or "was ended to be started anew"
+                    here.verdict = here.verdict or cause
                     self.kill(here)
             case p.Rejoin():
                 self.join()

@@ -46,7 +46,8 @@ class Rig:
     """A machine, all that it has said so far, and what its nodes and ranks have yet to do.
 
     `feed` gives the machine one stimulus. `play` has everybody do what they were told until nobody has anything to say;
-    cells go on until `finish`, `fail` or an interrupt. `stillborn` are ranks whose process dies before it says a word.
+    cells go on until `finish`, `fail` or an interrupt. `stillborn` are ranks whose process dies before it says a word,
+    `stuck` ones whose process joins no group until it is another one.
     A lenient one is fed nonsense, and does not wonder at what follows.
     """
 
@@ -70,6 +71,7 @@ class Rig:
         self.machine = s.Machine(plan)
         self.grouped = grouped
         self.stillborn = set(stillborn)
+        self.stuck: set[int] = set()
         self.effects: list[s.Effect] = []
         self.workers: dict[int, Worker] = {}
         self.unseen: dict[int, Worker] = {}
@@ -196,7 +198,7 @@ class Rig:
 
     def _meeting(self) -> bool:
         """A process group forms when every rank of the world waits for the same one; alone, nobody waits."""
-        here = [(rank, worker) for rank, worker in self.workers.items() if worker.launched]
+        here = [(rank, worker) for rank, worker in self.workers.items() if worker.launched and rank not in self.stuck]
         ready = [worker for _, worker in here if worker.together and worker.failed != worker.generation]
         whole = len(ready) == self.topology.world_size and len({worker.generation for worker in ready}) == 1
         joining = [
@@ -235,6 +237,7 @@ class Rig:
                 worker.run, worker.started, worker.leaving = "", False, False
             case p.Lost():
                 del self.workers[event.rank]
+                self.stuck.discard(event.rank)
 
     def _obey(self, node_rank: int, order: p.Order) -> None:
         match order:
