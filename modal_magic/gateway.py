@@ -172,11 +172,11 @@ class Gateway:
                 self._handle(s.NodeGone(node_rank, f"left: {report.reason}"))
 
     def _from_silent(self, identity: bytes, report: p.Report) -> None:
-        """A node that counts as gone speaks: what its ranks wrote is kept, and it is asked who lives there."""
+        """A node that counts as gone speaks: what its ranks put out is kept, and it is asked who lives there."""
         node_rank = self.silent[identity]
         if isinstance(report, p.Happened):
             for event in report.events:
-                if isinstance(event, p.Output):
+                if isinstance(event, p.Output | p.Display):
                     self._take(node_rank, event)
         elif isinstance(report, p.Left):
             del self.silent[identity]
@@ -333,7 +333,7 @@ class Gateway:
                 if isinstance(rank := getattr(item, "rank", None), int):
                     node_rank = self.machine.plan.topology.node_of(rank)
                     self._tell(node_rank, p.KillRanks([rank]))
-                continue
+                effects = error.effects
             for effect in effects:
                 self._perform(effect)
 

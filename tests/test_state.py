@@ -90,6 +90,16 @@ def test_an_unexpected_event_tells_the_last_events_of_its_rank() -> None:
         Rig().feed(p.Grouped(0, 1, "cpu", 0.1))
 
 
+def test_what_had_changed_before_an_unexpected_event_is_done_all_the_same() -> None:
+    rig = Rig(2, 1).ready()
+    rig.feed(s.NodeGone(1, "stopped answering", silent=True))
+    twice = (p.Alive(1, 1001, True, ""),) * 2
+    with pytest.raises(s.UnexpectedEvent, match="cannot take Returned") as caught:
+        rig.feed(s.NodeJoined(1, "10.0.0.1", 29500, 0, 8, workers=twice))
+    assert s.Log(p.Returned(1)) in caught.value.effects
+    assert s.SetTimer("return of node 1", None) in caught.value.effects
+
+
 # ---- launching -------------------------------------------------------------------------------------------------------
 
 

@@ -71,16 +71,23 @@ class Machine:
         self._effects: list[Effect] = []
 
     def handle(self, stimulus: Stimulus) -> list[Effect]:
-        """Take one stimulus. Raises UnexpectedEvent, with nothing changed, for an event that the tables forbid."""
+        """Take one stimulus. Raises UnexpectedEvent for an event that the tables forbid.
+
+        An event of a rank that is refused changes nothing. What had changed otherwise has its effects in the exception.
+        """
         self._effects = []
         if self.state is S.CLOSED:
             return self._effects
         if self.state is S.CLOSING:
             self._while_closing(stimulus)
             return self._effects
-        _HANDLERS[type(stimulus)](self, stimulus)
-        if self.state not in (S.CLOSING, S.CLOSED):
-            self._settle()
+        try:
+            _HANDLERS[type(stimulus)](self, stimulus)
+            if self.state not in (S.CLOSING, S.CLOSED):
+                self._settle()
+        except UnexpectedEvent as error:
+            error.effects = self._effects
+            raise
         return self._effects
 
     # -- small tools

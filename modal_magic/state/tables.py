@@ -7,6 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 
 from modal_magic import protocol as p
+from modal_magic.state.words import Effect
 
 __all__ = ["BUSY", "FREE", "RANK_TABLE", "SESSION_TABLE", "RankState", "SessionState", "UnexpectedEvent"]
 
@@ -76,4 +77,14 @@ SESSION_TABLE: Mapping[SessionState, frozenset[SessionState]] = MappingProxyType
 
 
 class UnexpectedEvent(Exception):
-    """An event that the tables do not allow; the text holds the last events of that rank."""
+    """An event that the tables do not allow; the text holds the last events of that rank.
+
+    `effects` are of what had changed before, and must be done all the same. An event of a rank that is refused itself
+    has changed nothing.
+    """
+
+    effects: list[Effect]
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.effects = []
