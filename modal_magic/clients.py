@@ -13,7 +13,7 @@ from modal_magic import protocol as p
 from modal_magic.live import LiveTable
 from modal_magic.log import EventLog
 
-__all__ = ["Clients", "Door"]
+__all__ = ["RUNS", "Clients", "Door"]
 
 BATCH_BYTES = 1024 * 1024
 """Records go to a client in batches of about this size, so that a small message never waits behind a large one."""

@@ -14,9 +14,9 @@ import msgspec
 
 from modal_magic import protocol as p
 from modal_magic import state as s
-from modal_magic.clients import Clients, Door
+from modal_magic.clients import RUNS, Clients, Door
 from modal_magic.flow import Flow
-from modal_magic.live import LiveTable
+from modal_magic.live import CURVES, LiveTable
 from modal_magic.log import EventLog
 from modal_magic.specs import GatewaySpec
 from modal_magic.stacks import StackDesk
@@ -192,18 +192,29 @@ class Gateway:
             self._record_output(event)
             return
         if isinstance(event, p.Progress | p.Metric):
-            self.live.take(event)
-            self.live_by = min(self.live_by, self.now() + LIVE_SECONDS)
+            if self.live.take(event):
+                self.live_by = min(self.live_by, self.now() + LIVE_SECONDS)
+            else:
+                self._note_once(
+                    f"rank {event.rank} has reported more than {CURVES} metrics by different names: of it, and of any "
+                    "other rank that does so, further names are left out. The cell goes on",
+                    about="metrics",
+                )
             return
         if self.stacks.hear(event, self.now()):
             return
         if isinstance(event, p.Notice):
-            if event.text in self.noticed:  # nodes that share a machine have the same to say
-                return
-            self.noticed.add(event.text)
+            self._note_once(event.text)
+            return
         self._record(event)
         if isinstance(event, p.RankEvent):  # the machine wants to hear these; the others are only logged
             self._handle(event)
+
+    def _note_once(self, text: str, about: str = "") -> None:
+        """Tell everyone, but once about each matter: nodes that share a machine have the same to say."""
+        if (about or text) not in self.noticed:
+            self.noticed.add(about or text)
+            self._record(p.Notice(text))
 
     # -- clients
 
@@ -216,6 +227,8 @@ class Gateway:
             case p.Detach():
                 self._handle(s.Attendance(len(self.clients)))
             case p.Run():
+                if len(self.flows) >= RUNS:  # threads that a cell has left may still write, but not for ever
+                    del self.flows[next(iter(self.flows))]
                 self.flows[request.task.run] = Flow(request.output_limit, self.now())
                 self._handle(s.Asked(identity, request))
             case p.InterruptRun(run=run) if not self.clients.knows(run):

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from modal_magic import protocol as p
 from modal_magic.series import Series
 
-__all__ = ["Gauges", "LiveTable"]
+__all__ = ["CURVES", "Gauges", "LiveTable"]
+
+CURVES = 100
+"""Of one rank so many metrics are kept; those with further names are not."""
 
 
 @dataclass(slots=True)
@@ -17,8 +20,10 @@ class Gauges:
     bars: dict[int, p.Progress] = field(default_factory=dict)
     curves: dict[str, Series] = field(default_factory=dict)
 
-    def take(self, event: p.LiveEvent) -> None:
-        """Take a word of the rank, or what another process has gathered of it."""
+    def take(self, event: p.LiveEvent) -> bool:
+        """Take a word of the rank, or what another process has gathered of it. False for one metric too many."""
+        if not isinstance(event, p.Progress) and event.name not in self.curves and len(self.curves) >= CURVES:
+            return False
         match event:
             case p.Progress():
                 if event.bar not in self.bars:  # a loop that is over is shown until another begins
@@ -29,6 +34,7 @@ class Gauges:
                 self.curves.setdefault(event.name, Series()).add(event.step, event.value)
             case p.Curve():
                 self.curves.setdefault(event.name, Series()).replace(event.steps, event.values, event.stride)
+        return True
 
 
 @dataclass(slots=True)
@@ -40,18 +46,20 @@ class LiveTable:
     moved: dict[tuple[int, int], p.Progress] = field(default_factory=dict)
     measured: list[p.Metric] = field(default_factory=list)
 
-    def take(self, event: p.Progress | p.Metric) -> None:
-        """Take a word of a rank. That of another run than the last begins the table anew."""
+    def take(self, event: p.Progress | p.Metric) -> bool:
+        """Take a word of a rank. That of another run than the last begins the table anew. False: see `Gauges`."""
         if event.run != self.run:
             self.run = event.run
             self.ranks.clear()
             self.moved.clear()
             self.measured.clear()
-        self.ranks.setdefault(event.rank, Gauges()).take(event)
+        if not self.ranks.setdefault(event.rank, Gauges()).take(event):
+            return False
         if isinstance(event, p.Progress):
             self.moved[event.rank, event.bar] = event
         else:
             self.measured.append(event)
+        return True
 
     def news(self) -> list[p.LiveEvent]:
         """What has changed since the last call."""

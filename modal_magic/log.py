@@ -18,6 +18,8 @@ MEMORY_BYTES = 4 * 1024 * 1024
 WITHOUT_DISK = 8
 """How many times as much is held in memory while nothing can be written to disk."""
 LOG_BYTES = 1_000_000_000
+RUNS = 10_000
+"""Of so many runs it is known where they lie: the newest."""
 INDEX_BYTES = 64 * 1024
 """The place of a record is noted once in so many bytes; those behind it are found by reading on."""
 READ_BYTES = 256 * 1024
@@ -70,6 +72,8 @@ class EventLog:
         run = getattr(event, "run", "")
         if run:
             span = self._runs.setdefault(run, Span(self.newest, self.newest))
+            if len(self._runs) > RUNS:
+                del self._runs[next(iter(self._runs))]
             span.last = self.newest
             if isinstance(event, p.Output):
                 span.size += utf8_size(event.text)

@@ -35,7 +35,8 @@ def report(*, step: float | None = None, total: float | None = None, **metrics: 
 
     Each metric is a number or what becomes one, a tensor of one element too. Views show the newest value, its course
     over the steps, and the rate of steps. Calls may come as often as they like: views are told ten times a second at
-    most, and the last values of a cell always. Off a rank this does nothing.
+    most, and the last values of a cell always. A rank may report 100 metrics by different names, further names are left
+    out. Off a rank this does nothing.
     """
     reporter = _reporter()
     if reporter is not None:

@@ -40,6 +40,8 @@ CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
 TOP_FRAMES = 3
 """How many frames of a rank are told where nobody asks for more."""
+ENDED_RUNS = 1000
+"""Of so many runs that are over it is known that what comes of them is to be shown with the next cell."""
 
 Answer = TypeVar("Answer", p.Status, p.LogPage, p.Stacks, p.Done)
 
@@ -321,7 +323,7 @@ class Session:
         self._own_resources = resources is None
         self._resources = resources or Resources()
         self._runs: dict[str, Run] = {}
-        self._ended_runs: set[str] = set()
+        self._ended_runs: deque[str] = deque(maxlen=ENDED_RUNS)
         self._late: deque[p.Output] = deque()
         self._answers: dict[str, Future[Any]] = {}
         self._closing = threading.Event()
@@ -460,7 +462,7 @@ class Session:
             run.take(event, record.time, record.sequence)
             if run.done:
                 del self._runs[name]
-                self._ended_runs.add(name)
+                self._ended_runs.append(name)
         elif isinstance(event, p.Output) and name in self._ended_runs:
             # Threads and processes that a cell has left running write on: that is shown with the next cell.
             newest = next(reversed(list(self._runs.values())), None)

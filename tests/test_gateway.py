@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from modal_magic import protocol as p
+from modal_magic.clients import RUNS
+from modal_magic.live import CURVES
 from tests.test_gateway_noise import Rig, joined
 
 
@@ -15,6 +17,12 @@ def attached(folder: Path) -> Rig:
         rig.node(node_rank, p.encode(joined(node_rank)))
     rig.client(p.encode(p.Attach(p.VERSION, "client", None)))
     return rig
+
+
+def told(rig: Rig) -> list[p.LiveEvent]:
+    """What changes all the time, as far as the client was told."""
+    replies = [p.decode_reply(frames[1]) for frames in rig.clients.sent if len(frames) == 2]
+    return [event for reply in replies if isinstance(reply, p.Live) for event in reply.events]
 
 
 def logged(rig: Rig) -> list[p.Event]:
@@ -37,4 +45,29 @@ def test_text_and_rich_output_of_a_node_that_fell_silent_are_kept(tmp_path: Path
     assert text in found
     assert figure in found
     assert ended not in found
+    rig.gateway.close("over")
+
+
+def test_of_metrics_by_ever_new_names_a_bounded_number_is_kept_and_that_is_said_once(tmp_path: Path) -> None:
+    rig = attached(tmp_path)
+    names = [f"loss of step {number}" for number in range(CURVES + 50)]
+    for rank in (0, 1):
+        rig.node(0, p.encode(p.Happened([p.Metric(rank, "a", name, 1.0, 0.0) for name in names])))
+    rig.node(0, p.encode(p.Happened([p.Metric(0, "a", names[0], 2.0, 1.0)])))
+    rig.turn(1.0)
+    assert {len(gauges.curves) for gauges in rig.gateway.live.ranks.values()} == {CURVES}
+    assert len(told(rig)) == 2 * CURVES + 1
+    assert told(rig)[-1] == p.Metric(0, "a", names[0], 2.0, 1.0)
+    said = [event.text for event in logged(rig) if isinstance(event, p.Notice)]
+    assert [f"more than {CURVES} metrics" in text for text in said] == [True]
+    rig.gateway.close("over")
+
+
+def test_of_runs_that_are_long_over_the_gateway_forgets_how_much_they_wrote(tmp_path: Path) -> None:
+    rig = attached(tmp_path)
+    for number in range(1, RUNS + 10):
+        rig.client(*p.numbered(number, p.Run(p.Execute(f"run-{number}", "pass", 1, 1), None, None)))
+        rig.client(*p.numbered(number, p.InterruptRun(f"run-{number}")))
+    assert len(rig.gateway.flows) == RUNS
+    assert f"run-{RUNS + 9}" in rig.gateway.flows
     rig.gateway.close("over")
