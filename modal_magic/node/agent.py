@@ -83,23 +83,25 @@ class Agent:
                 self.gateway.tell(p.Beat())
                 self.memory.look()
             self.look_at_the_clock(now)
-            due = now if self.gateway.pending else min([next_beat, *self.deadlines()])
-            self.turn(max(0.0, due - time.monotonic()))
             self.gateway.flush()
+            self.turn(max(0.0, min([next_beat, *self.deadlines()]) - time.monotonic()))
+            self.gateway.flush()
+            self.leave_when_empty()
         self.gateway.socket.close(linger=500)
 
     def turn(self, patience: float) -> None:
-        """Wait for something to read and read it. Output is left in its pipe while the gateway is behind."""
+        """Wait for something to read and read it. While the gateway is behind, what ranks say is left where it is."""
         writable = self.gateway.takes_more()
-        wanted: dict[object, int] = dict.fromkeys([self.gateway.socket, *self.readers], zmq.POLLIN)
+        own = {worker.channel.socket.fileno() for worker in self.workers.values()} if not writable else set()
+        readers = [descriptor for descriptor in self.readers if descriptor not in own]
+        wanted: dict[object, int] = dict.fromkeys(readers, zmq.POLLIN)
+        wanted[self.gateway.socket] = zmq.POLLIN if writable else zmq.POLLIN | zmq.POLLOUT
         behind = {worker.channel.socket.fileno(): worker for worker in self.workers.values() if worker.outgoing}
-        wanted.update(dict.fromkeys(behind, zmq.POLLIN | zmq.POLLOUT))
+        wanted.update({descriptor: wanted.get(descriptor, 0) | zmq.POLLOUT for descriptor in behind})
         if writable:
             # A pipe whose text waits for company is read when that is over: one that is flooded would wake us per line.
             pipes = [pipe for worker in self.workers.values() for pipe in worker.pipes]
             wanted.update({pipe.descriptor: zmq.POLLIN for pipe in pipes if not pipe.ended and pipe.flush_at is None})
-        else:
-            patience = min(patience, 0.005)
         self.watch(wanted)
         ready = poll(self.poller, patience)
         if self.gateway.socket in ready:
@@ -108,7 +110,7 @@ class Agent:
         for descriptor, worker in behind.items():
             if ready.get(descriptor, 0) & zmq.POLLOUT:
                 worker.push()
-        for descriptor in [descriptor for descriptor in self.readers if ready.get(descriptor, 0) & ~zmq.POLLOUT]:
+        for descriptor in [descriptor for descriptor in readers if ready.get(descriptor, 0) & ~zmq.POLLOUT]:
             if descriptor in self.readers:
                 self.readers[descriptor]()
         if writable:
@@ -133,6 +135,8 @@ class Agent:
     def look_at_the_clock(self, now: float) -> None:
         """Kill those that did not leave in time; end a node that nobody speaks to; end workers that are late to end."""
         for worker in self.workers.values():
+            if worker.kill_at is not None and now >= worker.kill_at:
+                self.from_worker(worker)  # while the gateway is behind, what it says is left unread
             if worker.kill_at is not None and now >= worker.kill_at:
                 worker.kill_at, worker.forced = None, True
                 worker.verdict = f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
@@ -209,8 +213,8 @@ class Agent:
                     worker.verdict = worker.verdict or cause
                     self.kill(worker)
             case p.Rejoin():
-                self.gateway.flush()  # what the list of workers already tells of comes before it
-                self.gateway.tell(self.joined())
+                if self.gateway.flush():  # what the list of workers already tells of comes before it
+                    self.gateway.tell(self.joined())  # else our next beat has us asked again
             case p.Shutdown():
                 self.leave("stopped")
 
@@ -230,9 +234,10 @@ class Agent:
             self.leave_when_empty()
 
     def leave_when_empty(self) -> None:
-        """Say the last word once no worker is left."""
-        if self.leaving is not None and not self.workers:
-            self.gateway.flush()
+        """Say the last word once no worker is left, and all else is said or nobody hears it."""
+        if self.leaving is None or self.workers or self.gone:
+            return
+        if self.gateway.flush() or self.gateway.is_dead(time.monotonic()):
             self.gateway.tell(p.Left(self.leaving))
             self.gone = True
 

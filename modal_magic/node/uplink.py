@@ -36,22 +36,15 @@ class Uplink:
         """Have an event sent that is bytes already."""
         self.pending.append(event)
 
-    def flush(self) -> None:
-        """Send all events of this turn in one message, waiting for the gateway if need be: events are never dropped."""
-        if not self.pending:
-            return
-        batch = b"\x92\xa8Happened" + p.join(self.pending)
-        self.pending.clear()
-        while True:
+    def flush(self) -> bool:
+        """Send all events that are left in one message. Where the gateway is behind they are kept, and it is False."""
+        if self.pending:
             try:
-                self.socket.send(batch, zmq.DONTWAIT)
-                return
+                self.socket.send(b"\x92\xa8Happened" + p.join(self.pending), zmq.DONTWAIT)
             except zmq.Again:
-                if time.monotonic() - self.heard > p.DEAD_MAN_SECONDS:
-                    return
-                self.socket.poll(100, zmq.POLLOUT)
-                if self.socket.poll(0, zmq.POLLIN):
-                    self.heard = time.monotonic()
+                return False
+            self.pending.clear()
+        return True
 
     def orders(self) -> Iterator[p.Order]:
         """The orders that have come."""
@@ -64,8 +57,8 @@ class Uplink:
             yield p.decode_order(data)
 
     def takes_more(self) -> bool:
-        """Whether something can be sent without waiting."""
-        return bool(readiness(self.socket) & zmq.POLLOUT)
+        """Whether all was sent and more can be."""
+        return not self.pending and bool(readiness(self.socket) & zmq.POLLOUT)
 
     def is_dead(self, now: float) -> bool:
         """Whether the gateway has been silent for too long.
