@@ -479,6 +479,10 @@ class TakeStack(Message):
     depth: int
 
 
+class Taken(Message):
+    """What you displayed has its place behind what you wrote before: write on."""
+
+
 class Exit(Message):
     """End: run what was registered for the exit of the interpreter, then leave.
 
@@ -488,7 +492,7 @@ class Exit(Message):
     preempted: bool = False
 
 
-Task = Execute | Interrupt | Regroup | TakeStack | Exit
+Task = Execute | Interrupt | Regroup | TakeStack | Taken | Exit
 
 
 # ---- orders and reports: gateway ⇄ agent -----------------------------------------------------------------------------

@@ -49,6 +49,17 @@ def test_figures_and_html_are_labelled_with_their_rank(book: Notebook) -> None:
     assert shown.displays[0]["text/html"] == "<b>x</b>"
 
 
+def test_what_a_rank_prints_and_displays_keeps_its_order(book: Notebook) -> None:
+    book.run(FOUR.strip() + " --ranks 0\npass")
+    for _ in range(5):
+        shown = book.run(
+            "%%modal_distributed --ranks 0\n"
+            "for e in range(3): print('epoch', e); display(f'table {e}'); print('done', e)\nprint('rest', end='')\n1"
+        )
+        told = [line for e in range(3) for line in (f"epoch {e}", f"'table {e}'", f"done {e}")]
+        assert shown.stdout.splitlines() == [f"[rank 0] {line}" for line in (*told, "rest", "1")]
+
+
 def test_stderr_goes_to_stderr(book: Notebook) -> None:
     shown = book.run(FOUR + "import sys\nif rank == 0: print('careful', file=sys.stderr)")
     assert shown.stderr == "[rank 0] careful\n"

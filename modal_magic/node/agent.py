@@ -296,6 +296,8 @@ class Agent:
                 if worker.asked.pop(event.request, None) is None:
                     continue  # it comes too late
             self.gateway.pass_on(data)
+            if isinstance(event, p.Display):
+                worker.give(p.Taken())
 
     def read_output(self, worker: RankProcess, ready: dict[object, int]) -> None:
         """Read the pipes that have something."""

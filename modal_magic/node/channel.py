@@ -22,11 +22,11 @@ class Channel:
         self._lock = threading.Lock()
         self._buffer = bytearray()
         self._posted = b""
-        self._disowned = False
+        self.disowned = False
 
     def send(self, message: Message) -> None:
         """Send a message, waiting while the other end is behind. Raises OSError when it is gone."""
-        if self._disowned:
+        if self.disowned:
             return
         data = frame(message)
         with self._lock:
@@ -42,7 +42,7 @@ class Channel:
         """Send what was posted, if it has not gone out by now."""
         with self._lock:
             posted, self._posted = self._posted, b""
-            if posted and not self._disowned:
+            if posted and not self.disowned:
                 self.socket.sendall(posted)
 
     def receive(self) -> list[bytes] | None:
@@ -61,7 +61,7 @@ class Channel:
     def disown(self) -> None:
         """In a child that a rank forked: say nothing more, for the socket is the parent's."""
         self._lock = threading.Lock()
-        self._disowned = True
+        self.disowned = True
 
     def close(self) -> None:
         """Close this end."""

@@ -117,6 +117,7 @@ class RankShell(InteractiveShell):
             key: base64.b64encode(value).decode() if isinstance(value, bytes) else value for key, value in data.items()
         }
         sys.stdout.flush()
+        sys.stderr.flush()
         self._publish_display(Display(-1, "", kind, encoded, metadata, display_id))
 
     def run(self, source: str, cell: int, first_line: int) -> ExecutionResult:

@@ -35,6 +35,8 @@ POST_SECONDS = 0.02
 """How long the word that a cell has begun waits for the word that it has ended."""
 POLITE_SECONDS = 0.1
 """How long a signal alone is tried on a rank before the connections of its process groups are cut."""
+TAKEN_SECONDS = 1.0
+"""How long a cell waits at most until what it displays has its place among what it writes."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class Worker:
     anew: bool
     sampler: Sampler
     inbox: queue.SimpleQueue[p.Task] = field(default_factory=queue.SimpleQueue)
+    taken: queue.SimpleQueue[p.Taken] = field(default_factory=queue.SimpleQueue)
     running: str = ""
     signal_due: bool = False
     saying: bool = False
@@ -178,8 +181,16 @@ class Worker:
             raise KeyboardInterrupt
 
     def display(self, shown: p.Display) -> None:
-        """Send what a cell displays."""
+        """Send what a cell displays, and wait until it has its place: what is written next goes another way.
+
+        An agent that is too busy to answer costs the order, not the cell.
+        """
+        while not self.taken.empty():
+            self.taken.get()
         self.say(msgspec.structs.replace(shown, rank=self.rank, run=self.running))
+        if not self.channel.disowned:
+            with contextlib.suppress(queue.Empty):
+                self.taken.get(timeout=TAKEN_SECONDS)
 
     # -- the control thread
 
@@ -200,6 +211,8 @@ class Worker:
                         self.interrupt(run)
                     case p.TakeStack(request=request, depth=depth):
                         self.channel.send(self.stack_taken(request, depth))
+                    case p.Taken():
+                        self.taken.put(task)
                     case p.Exit(preempted=preempted):
                         self.unwanted.add(self.running)
                         self.send_sigint(children=True)

@@ -137,12 +137,12 @@ class TextView:
 
     def _display(self, page: Page, event: p.Display) -> None:
         if event.kind in ("display", "result"):
-            if event.data.keys() <= {"text/plain"} and event.display_id is None:
-                stream: Kind = "value" if event.kind == "result" else "stdout"
-                self._write(page, event.rank, stream, str(event.data.get("text/plain", "")).split("\n"))
-                return
             for rank, stream, line in self._assembler.flush(event.rank):
                 self._write(page, rank, stream, [line])
+            if event.data.keys() <= {"text/plain"} and event.display_id is None:
+                kind: Kind = "value" if event.kind == "result" else "stdout"
+                self._write(page, event.rank, kind, str(event.data.get("text/plain", "")).split("\n"))
+                return
             self._flush_merged(page, everything=True)
             page.write("value", f"[rank {event.rank}]\n")
         page.parts.append(event)
