@@ -18,15 +18,14 @@ __all__ = ["Client"]
 
 ATTACH_SECONDS = 5.0
 """How long a gateway has to answer the first word."""
-LOST_SECONDS = 4.0
-"""How long a gateway may be silent of which nobody can say whether its process lives."""
 
 
 class Client:
     """Attached to a gateway until one of the two lets go. All `on_…` are called in the loop's thread.
 
-    `on_end` is told once why nothing comes any more. `on_silence` is told when a gateway whose process lives has fallen
-    silent, and when it speaks again. One that only `watches` does not keep the session: its lease runs on.
+    `on_end` is told once why nothing comes any more. `on_silence` is told when a gateway that is not known to be gone
+    has fallen silent, and when it speaks again: of one on another machine, silence may be the network's. One that only
+    `watches` does not keep the session: its lease runs on.
     """
 
     def __init__(
@@ -62,20 +61,22 @@ class Client:
     def attach(self) -> None:
         """Wait for the gateway's welcome.
 
-        Raises GatewayLost where there is no gateway, GatewayBusy where it does not answer, and SessionError where it
+        Raises GatewayLost where its process is gone, GatewayBusy where it does not answer, and SessionError where it
         will not have this client.
         """
         self._loop.call(self._link, lambda: self._conversation.attach(time.monotonic()))
         name, until = self._connection.session, time.monotonic() + ATTACH_SECONDS
         while not self._welcome.wait(0.5):
-            lives = registry.gateway_lives(self._connection)
-            if lives is False or (lives is None and time.monotonic() > until):
+            if registry.gateway_lives(self._connection) is False:
                 told = "so what was left of the session is removed"
                 if registry.has_left_log(name):
                     told = f"but not its log: %modal_logs --session {name}"
                 raise GatewayLost(f"the gateway of session {name!r} is gone, {told}")
             if time.monotonic() > until:
-                raise GatewayBusy(f"{self.silence()}: try again, or end that process")
+                there = "end that process"
+                if not self._connection.born:
+                    there = f"give the session up: %modal_stop {name}"
+                raise GatewayBusy(f"{self.silence()}: try again, or {there}")
         if self._refusal:
             raise SessionError(self._refusal)
 
@@ -96,8 +97,10 @@ class Client:
         self._loop.shut(self._link, last)
 
     def silence(self) -> str:
-        """The words for a gateway that lives and does not answer."""
+        """The words for a gateway that does not answer and is not known to be gone."""
         name, pid = self._connection.session, self._connection.pid
+        if not self._connection.born:
+            return f"the gateway of session {name!r} cannot be reached"
         return f"the gateway of session {name!r} does not answer, though its process {pid} is there"
 
     # -- called in the loop's thread
@@ -113,22 +116,21 @@ class Client:
             self._on_reply(reply)
 
     def _heard_nothing(self, seconds: float) -> None:
-        if not seconds:
+        if not seconds:  # it speaks again
             if self.silent:
                 self.silent = False
                 self._on_silence(False)
             return
         if not self._welcome.is_set():
             return
-        lives = registry.gateway_lives(self._connection)
-        if lives is False or (lives is None and seconds > LOST_SECONDS):
+        if registry.gateway_lives(self._connection) is False:
             self._on_end(
                 GatewayLost(
                     f"the gateway of session {self._connection.session!r} is gone: its ranks end by themselves, and "
                     "their variables are lost"
                 )
             )
-        elif lives and not self.silent:
+        elif not self.silent:
             self.silent = True
             self._on_silence(True)
 

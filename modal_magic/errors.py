@@ -4,7 +4,7 @@ ModalMagicError
 ├── UsageError            what was typed cannot be done; nothing was started, nothing was lost
 │   └── CellSyntaxError   the cell is not Python
 ├── SessionError          a session cannot be started or reached
-│   ├── GatewayBusy       its gateway is there and does not answer
+│   ├── GatewayBusy       its gateway does not answer, and is not known to be gone
 │   └── SessionGone       there is no such session any more
 │       ├── SessionClosed it ended (stopped, lease over) while somebody still used it
 │       └── GatewayLost   its gateway is gone
@@ -62,7 +62,7 @@ class SessionError(ModalMagicError):
 
 
 class GatewayBusy(SessionError):
-    """The gateway of the session does not answer, though its process is there: nothing is lost yet."""
+    """The gateway of the session does not answer, and is not known to be gone: nothing is lost yet."""
 
 
 class SessionGone(SessionError):

@@ -19,7 +19,15 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from modal_magic import config, registry
 from modal_magic.attaching import notebook_of, refuse_for, show_missed, to_return_to
-from modal_magic.errors import CellSyntaxError, GatewayLost, ModalMagicError, SessionError, SessionGone, UsageError
+from modal_magic.errors import (
+    CellSyntaxError,
+    GatewayBusy,
+    GatewayLost,
+    ModalMagicError,
+    SessionError,
+    SessionGone,
+    UsageError,
+)
 from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Options, differences, resolve
 from modal_magic.protocol import Retries
 from modal_magic.ranges import name_ranks, parse_ranks
@@ -230,18 +238,18 @@ class ModalMagics(Magics):
         if given.get("all") and "session" in given:
             raise UsageError("--all stops every session: leave the name out, or leave --all out")
         names = registry.names() if given.get("all") else [self.named(given)]
+        troubles: list[ModalMagicError] = []
         for name in names:
             try:
-                self.find(name).stop()
-            except GatewayLost:
-                registry.forget(name)
-                self.say(f"the gateway of session {name!r} is gone, so what was left of the session is removed")
-                continue
-            finally:
-                self.forget(name)
-            self.say(f"{name} is stopped")
+                self.stop(name)
+            except (SessionError, UsageError) as error:
+                troubles.append(error)
         if not names:
             self.say("no session is running")
+        for trouble in troubles[:-1]:
+            self.say(str(trouble))
+        if troubles:
+            raise troubles[-1]
 
     # -- sessions
 
@@ -326,6 +334,25 @@ class ModalMagics(Magics):
             session = self.sessions[name] = Session.attach(name, self.resources)
             session.alert = self.alert
         return session
+
+    def stop(self, name: str) -> None:
+        """End a session, and say how that went. Raises SessionError where it goes on, or may."""
+        try:
+            self.find(name).stop()
+            self.say(f"{name} is stopped")
+        except GatewayLost:
+            registry.forget(name)
+            self.say(f"the gateway of session {name!r} is gone, so what was left of the session is removed")
+        except GatewayBusy:
+            if registry.gateway_lives(registry.read(name)) is not None:
+                raise
+            self.say(
+                f"session {name!r} cannot be reached, so nothing says that it has ended: if it is still up, it ends "
+                "when its lease is over. The key to it on this machine is removed"
+            )
+            registry.forget(name)
+        finally:
+            self.forget(name)
 
     def let_go(self, name: str) -> None:
         """Let go of a session that this kernel waits for nothing of, so that it is told anew what goes on there."""

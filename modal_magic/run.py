@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
 from modal_magic import protocol as p
@@ -36,6 +37,7 @@ class Run:
     def __init__(self, session: Session, name: str) -> None:
         self.session = session
         self.view = RunView(name)
+        self._lock = threading.RLock()  # an interrupt may let go of the run while its own thread reads it
         self._events: queue.SimpleQueue[tuple[int, p.Event | p.LiveEvent] | None] = queue.SimpleQueue()
         self._over = threading.Event()
         self._lost: SessionError | None = None
@@ -75,11 +77,13 @@ class Run:
     @property
     def result(self) -> dict[int, str]:
         """The value of the cell's last expression as its text, by rank; ranks without one are left out."""
-        values = {number: rank.result for number, rank in sorted(self.view.ranks.items())}
+        with self.still() as view:
+            values = {number: rank.result for number, rank in sorted(view.ranks.items())}
         return {number: value for number, value in values.items() if value is not None}
 
     def __repr__(self) -> str:
-        ranks = f" on {name_ranks(self.ranks)}" if self.ranks else ""
+        with self.still() as view:
+            ranks = f" on {name_ranks(view.ranks)}" if view.ranks else ""
         took = f" after {seconds_in_words(self.view.seconds)}" if self.view.seconds is not None else ""
         attempt = f", attempt {self.view.attempt}" if self.view.attempt > 1 else ""
         return f"<run {self.id} of session {self.session.name!r}{ranks}: {self.status}{took}{attempt}>"
@@ -146,7 +150,14 @@ class Run:
         session, shape = self.session, self.session.shape
         where = where_it_runs(session.backend_name, shape.replicas, shape.nproc_per_node, shape.gpu)
         facts = SessionFacts(session.name, where, session.world_size, shape.nproc_per_node, session.state)
-        return snapshot(facts, self.view, session.now())
+        with self.still() as view:
+            return snapshot(facts, view, session.now())
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[RunView]:
+        """The view of the run, into which no event is taken meanwhile. For views."""
+        with self._lock:
+            yield self.view
 
     def settled(self, seconds: float) -> bool:
         """Wait for the end of the run, for so many seconds. Whether it is over."""
@@ -171,7 +182,8 @@ class Run:
 
     def take(self, event: p.Event | p.LiveEvent, at: float, sequence: int = 0) -> None:
         """An event of the run, or the loss of a rank; when, by the session's clock; its record's number (0: none)."""
-        self.view.apply(event, at)
+        with self.still() as view:
+            view.apply(event, at)
         self._newest = max(self._newest, sequence)
         self._events.put((sequence, event))
         if self.view.ended:

@@ -119,8 +119,8 @@ class Session:
         """The session of this name, which another kernel may have started.
 
         Raises UsageError when there is none, SessionError when its connection file is not to be trusted, GatewayBusy
-        when its gateway does not answer, and GatewayLost when that is gone; what is left of it is then removed, unless
-        that has a log.
+        when its gateway does not answer, and GatewayLost when its process is known to be gone; what is left of it is
+        then removed, unless that has a log.
         """
         session = cls.__new__(cls)
         session._set_up(resources)
@@ -170,6 +170,8 @@ class Session:
         chosen = None if ranks is None else sorted(set(ranks))
         again = p.Retries(retries) if isinstance(retries, int) else retries
         self._client.ask(p.Run(task, chosen, output_limit, timeout, again if again.max_retries else None))
+        if self._client.silent:
+            self._tell_silence(run)
         return run
 
     def unseen(self) -> list[Run]:
@@ -237,17 +239,24 @@ class Session:
         self._client.ask(p.Stop(reason))
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End the session and wait until nothing is left of it. Raises SessionError if `seconds` are not enough."""
+        """End the session and wait until nothing is left of it.
+
+        Raises SessionError if `seconds` are not enough; a GatewayBusy where the gateway is on another machine and did
+        not say that it heard.
+        """
+        answers = self.closed or bool(self.connection.born)
         if not self.closed:
             with contextlib.suppress(SessionError):
                 self.end("it was stopped")
-                self._closing.wait(seconds)
+                answers = self._closing.wait(seconds) or answers
         self._shut(SessionClosed(f"session {self.name!r} was stopped"))
         if self._own_resources or self.backend_name in self._resources._backends:
             backend = self._resources.backend(self.backend_name)
             if not backend.finish(self.name, seconds):
                 raise SessionError(f"session {self.name!r} did not end within {seconds:g} s")
         self._close_resources()
+        if not answers:
+            raise GatewayBusy(f"{self._client.silence()}: it has not said that it ends")
 
     def detach(self) -> None:
         """Leave the session running and let go of it. Its lease begins when nobody is attached and no run goes on."""
@@ -485,12 +494,15 @@ class Session:
             self.notices.put(text)
 
     def _on_silence(self, silent: bool) -> None:
-        text = f"{self._client.silence()}. This waits for it; an interrupt ends the wait"
         for run in list(self._runs.values()):
             if silent and run.interrupting:
                 self._let_go(run)
             elif silent:
-                run.take(p.Notice(text), self.now())
+                self._tell_silence(run)
+
+    def _tell_silence(self, run: Run) -> None:
+        text = f"{self._client.silence()}. This waits for it; an interrupt ends the wait"
+        run.take(p.Notice(text), self.now())
 
     def _shut(self, error: SessionError, last: p.Message | None = None) -> None:
         if self._error is None:

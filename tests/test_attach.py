@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -214,6 +215,43 @@ def test_a_gateway_that_was_stopped_loses_nothing_and_nobody(plain: Session) -> 
     for rank in (0, 1):
         assert run.ranks[rank].output.splitlines() == [f"line {number}" for number in range(40)]
     assert plain.run("rank").wait(10).ranks[1].result == "1"
+
+
+def test_a_gateway_on_another_machine_is_not_taken_for_dead_because_it_is_silent(plain: Session) -> None:
+    here = registry.read(plain.name)
+    registry.publish(msgspec.structs.replace(here, pid=0, born=0.0))
+    with resources_of_its_own() as other:
+        session = Session.attach(plain.name, other)
+        run = session.run("import time; time.sleep(3)\nrank")
+        until(lambda: run.status == "running")
+        with held(here.pid):
+            with pytest.raises(GatewayBusy, match=r"cannot be reached: .* %modal_stop"):
+                Session.attach(plain.name, other)
+            with pytest.raises(GatewayBusy, match=r"cannot be reached\. What was asked"):
+                session.status()
+            blind = session.run("rank")
+            assert any("cannot be reached. This waits for it" in str(event) for event in blind.events(5.0))
+            blind.interrupt()
+            with pytest.raises(GatewayBusy):
+                blind.wait(5)
+            assert plain.name in registry.names()
+        assert run.wait(30).ranks[1].result == "1"
+        session.detach()
+    registry.publish(here)
+
+
+def test_views_see_a_run_that_stands_still(plain: Session) -> None:
+    run = Run(plain, "seen")
+    take = threading.Thread(target=lambda: run.take(p.Submitted("seen", [0, 1], 1, ""), 1.0))
+    draw = threading.Thread(target=run.snapshot)
+    with run.still() as view:
+        for thread in (take, draw):
+            thread.start()
+        take.join(0.2)
+        assert take.is_alive() and draw.is_alive() and not view.ranks
+    for thread in (take, draw):
+        thread.join(5)
+    assert sorted(run.ranks) == [0, 1]
 
 
 def test_an_interrupt_gives_control_back_though_the_gateway_does_not_answer(plain: Session) -> None:

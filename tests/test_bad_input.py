@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from modal_magic import registry
@@ -116,6 +117,26 @@ def test_a_stale_connection_file_is_removed_and_said(fresh_book: Notebook) -> No
     shown = fresh_book.run("%modal_logs --session stale")
     assert shown.error_name == "GatewayLost" and "is gone" in shown.error
     assert "stale" not in registry.names()
+
+
+def test_what_cannot_be_reached_is_given_up_when_that_is_asked_for_and_all_others_are_stopped(
+    fresh_book: Notebook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODAL_MAGIC_RUNTIME_DIR", str(tmp_path))
+    fresh_book.run(f"import os; os.environ['MODAL_MAGIC_RUNTIME_DIR'] = {str(tmp_path)!r}")
+    fresh_book.run("%modal_distributed --session near --backend local --framework none")
+    near = registry.read("near")
+    registry.claim("far")
+    registry.publish(msgspec.structs.replace(near, session="far", port=1, pid=0, born=0.0))
+    shown = fresh_book.run("%%modal_distributed --session far\n1")
+    assert shown.error_name == "GatewayBusy" and "cannot be reached" in shown.error
+    (registry.folder_of(registry.claim("bad")) / "connection.json").write_text("{")
+    assert registry.names() == ["bad", "far", "near"]
+    shown = fresh_book.run("%modal_stop --all")
+    assert shown.error_name == "SessionError" and "delete it" in shown.error
+    assert "session 'far' cannot be reached" in shown.stdout and "is removed" in shown.stdout
+    assert "near is stopped" in shown.stdout
+    assert registry.names() == ["bad"]
 
 
 def test_a_tampered_connection_file_is_not_trusted(fresh_book: Notebook) -> None:

@@ -123,7 +123,12 @@ def test_the_loss_of_the_gateway_ends_the_session_and_every_container(
     modal_book.run(TWO + "pass")
     (gateway,) = modal_service.containers("Gateway")
     modal_service.ask("kill", container=gateway["id"])
-    assert "is gone: its ranks end by themselves" in modal_book.run("%%modal_distributed\npass").error
+    began = time.monotonic()
+    sent = modal_book.send("%%modal_distributed\npass")
+    modal_book.wait_for(sent, "cannot be reached. This waits for it", began)
+    modal_book.manager.interrupt_kernel()
+    assert modal_book.collect(sent, began).error_name == "GatewayBusy"
+    assert "The key to it on this machine is removed" in modal_book.run("%modal_stop").stdout
     assert seen(lambda: not modal_service.containers(), 30)
 
 

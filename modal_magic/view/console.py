@@ -132,7 +132,9 @@ def follow(
             if failed_at and not told and not over and time.monotonic() - failed_at > HEADLINE_SECONDS:
                 told = True
                 picture.hide()
-                put(("stderr", f"{headline(run.view)}\n"))
+                with run.still() as still:
+                    sentence = headline(still)
+                put(("stderr", f"{sentence}\n"))
             if not waiting and not view.holding:
                 run.shown(view.unfinished)
             if waiting and not over:

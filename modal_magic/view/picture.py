@@ -59,7 +59,8 @@ class _Pace:
             if over or self._run.status != "running":
                 return False
             self._began = self._began or now
-            told = any(rank.gauges.bars or rank.gauges.curves for rank in self._run.ranks.values())
+            ranks = list(self._run.ranks.values())  # another thread may add one
+            told = any(rank.gauges.bars or rank.gauges.curves for rank in ranks)
             if not told and now - self._began < APPEAR_SECONDS:
                 return False
         elif not over and now - self._last < self._seconds:
