@@ -111,17 +111,18 @@ class ModalMagics(Magics):
         session = self.get_session(given)
         if cell is None:
             session.ready()
-            self.say(f"{session.name}: {session.world_size} ranks, {session.state}")
+            self.say(f"{session.name}: {session.world_size} rank{'s' * (session.world_size != 1)}, {session.state}")
             return None
         ranks = self.chosen(options.ranks, session.world_size)
         show = None if options.show in (None, "all") else self.chosen(options.show, session.world_size)
+        number = len(self.host.user_ns["In"]) - 1  # execution_count is this cell or the next, by version of IPython
         run = session.run(
             cell,
             ranks=ranks,
             output_limit=options.output_limit,
             timeout=options.timeout,
             retries=retries_of(options),
-            cell=len(self.host.user_ns["In"]) - 1,  # execution_count is this cell or the next, by version of IPython
+            cell=number,
             first_line=2,
         )
         view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
@@ -129,7 +130,7 @@ class ModalMagics(Magics):
         if options.handle is not None:
             self.host.push({options.handle: run})
         if options.background:
-            self.leave_behind(run, view, limited)
+            self.leave_behind(run, view, limited, options.handle or f"Out[{number}]")
             return run
         picture = choose_picture(in_jupyter(self.host), run.view, run.snapshot)
         follow(run, view, picture, paced=in_jupyter(self.host), limited=limited)
@@ -140,12 +141,12 @@ class ModalMagics(Magics):
         run.check()
         return None
 
-    def leave_behind(self, run: Run, view: TextView, limited: bool) -> None:
+    def leave_behind(self, run: Run, view: TextView, limited: bool, handle: str) -> None:
         """Have a run shown in the output of its cell while the notebook goes on; elsewhere its end is told later."""
         if self.latest is None:
             self.untold.append(run)
             return
-        arguments = (run, view, self.latest, limited)
+        arguments = (run, view, self.latest, limited, handle)
         threading.Thread(target=attend, args=arguments, name=f"modal_magic run {run.id}", daemon=True).start()
 
     @line_magic
@@ -227,7 +228,8 @@ class ModalMagics(Magics):
         session = self.existing(given)
         ranks = self.chosen(given.get("rank"), session.world_size)
         session.restart(ranks)
-        fresh = f"{session.world_size} fresh ranks" if ranks is None else f"{name_ranks(ranks)} started anew"
+        plural = "s" * (session.world_size != 1)
+        fresh = f"{session.world_size} fresh rank{plural}" if ranks is None else f"{name_ranks(ranks)} started anew"
         self.say(f"{session.name}: {fresh}, {session.state}")
 
     @line_magic

@@ -68,8 +68,9 @@ class RemoteError(Part):
     """An exception of a rank as data: what Python would have shown, and where in the cell it came from.
 
     `line` is the line of the notebook's gutter (the magic line is line 1), 0 where the error has none. `traceback` has
-    the lines as IPython formats them, with ANSI colours. Of the kind `exit` is a `sys.exit` that was not with code 0:
-    `message` is then its argument as Python writes it, and there is no traceback.
+    the lines as IPython formats them, with ANSI colours. Of the kind `communication` `collective` is the call of
+    torch.distributed that it came from, where one can be named. Of the kind `exit` is a `sys.exit` that was not with
+    code 0: `message` is then its argument as Python writes it, and there is no traceback.
     """
 
     name: str
@@ -77,6 +78,7 @@ class RemoteError(Part):
     traceback: list[str]
     line: int = 0
     kind: ErrorKind = "exception"
+    collective: str = ""
 
 
 class Frame(Part):

@@ -27,7 +27,7 @@ def parse_ranks(text: str, world_size: int | None = None) -> tuple[int, ...]:
         if high < low:
             raise ValueError(f"{part.strip()!r} counts down: write {high}-{low}")
         if world_size is not None and high >= world_size:
-            raise ValueError(f"there is no rank {high}: the session has ranks 0-{world_size - 1}")
+            raise ValueError(f"there is no rank {high}: the session has {name_ranks(range(world_size))}")
         if high - len(ranks) > 1_000_000:
             raise ValueError(f"{part.strip()!r} is more ranks than a session can have")
         ranks.update(range(low, high + 1))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from modal_magic import protocol as p
 from modal_magic.errors import RankFailed, RunInterrupted, SessionError, UsageError
 from modal_magic.ranges import name_ranks
-from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours, whereabouts
+from modal_magic.view.failure import emptied, failure_lines, failure_sentence, strip_colours, whereabouts
 from modal_magic.view.model import RankView, RunView
 from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot, where_it_runs
 from modal_magic.view.status import seconds_in_words
@@ -164,6 +164,9 @@ class Run:
         return self._over.wait(seconds)
 
     def _interruption(self) -> str:
+        why = f": {self.view.reason}" if self.view.reason else ""
+        if not self.view.ranks:
+            return f"the run was taken out of the queue before it began{why}; nothing of it ran"
         places: dict[str, list[int]] = {}
         for rank in self.view.ranks.values():
             if rank.state == "interrupted":
@@ -173,9 +176,10 @@ class Run:
         kept = (
             f"{name_ranks(lost)} had to be killed, and the variables there are lost"
             if lost
+            else emptied(self.view)
+            if self.view.emptied
             else "variables are kept on all ranks"
         )
-        why = f": {self.view.reason}" if self.view.reason else ""
         return f"the run was interrupted{why}{f' ({told})' if told else ''}; {kept}"
 
     # -- called by the session, in the loop's thread

@@ -29,6 +29,28 @@ def test_the_next_attempt_is_told_between_what_was_written_before_and_after_it()
     ]
 
 
+def test_a_rank_that_was_lost_is_said_to_come_back_without_variables() -> None:
+    events = [p.Submitted("a", [0, 1], 1, ""), p.Lost(1, "was killed by SIGKILL"), RETRIED]
+    assert TextView(2).turn(events, last=True).parts == [
+        (
+            "stderr",
+            "rank 1 was killed by SIGKILL. Attempt 2 of 4 begins in 1.0 s. Rank 1 comes back without variables.\n",
+        ),
+    ]
+
+
+def test_a_rank_that_an_earlier_attempt_cost_its_variables_has_not_kept_them() -> None:
+    lost = p.Lost(1, "was killed by SIGKILL")
+    assert fold(lost, RETRIED).emptied == {1}
+    assert fold(lost, RETRIED, p.Lost(0, "was killed by SIGKILL")).emptied == {0, 1}
+    error = p.RemoteError("ValueError", "boom", [], 3)
+    raised = (p.Submitted("a", [0, 1], 1, "", 2), p.Failed(0, "a", 1.0, p.Health(), error))
+    assert failure_sentence(fold(lost, RETRIED, *raised, p.RunEnded("a", "failed", [0], 1.0))) == (
+        "rank 0 raised ValueError: boom at cell line 3. Rank 1 lost the variables of earlier cells when an earlier "
+        "attempt failed; rank 0 keeps its own. This was attempt 2."
+    )
+
+
 def test_an_attempt_without_delay_begins_now() -> None:
     page = TextView(2).turn([p.RunRetried("a", "rank 1 is gone", 2, 2, 0.0)], last=True)
     assert page.parts == [("stderr", "rank 1 is gone. Attempt 2 of 2 begins now.\n")]

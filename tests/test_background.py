@@ -86,6 +86,21 @@ def test_a_cell_behind_a_run_in_the_background_waits_and_says_so(fresh_book: Not
 
 
 @pytest.mark.kernel
+def test_a_queued_run_in_the_background_says_what_takes_it_out_and_then_that_nothing_of_it_ran(
+    fresh_book: Notebook, tmp_path: Path
+) -> None:
+    sent, shown = start(fresh_book, waiting_for(tmp_path / "go"))
+    until(fresh_book, sent, shown, "[rank 0] begun")
+    second = fresh_book.send("%%modal_distributed --background --handle later\nprint('second')")
+    behind = fresh_book.collect(second, time.monotonic())
+    until(fresh_book, second, behind, "waiting for 1 run of this session; later.interrupt() takes this cell out again")
+    fresh_book.send("later.interrupt()")
+    until(fresh_book, second, behind, "the run was taken out of the queue before it began; nothing of it ran")
+    (tmp_path / "go").touch()
+    assert not fresh_book.run("training.wait()").error
+
+
+@pytest.mark.kernel
 @pytest.mark.parametrize("how", ["%modal_interrupt", "training.interrupt()"])
 def test_a_run_in_the_background_can_be_interrupted(fresh_book: Notebook, tmp_path: Path, how: str) -> None:
     sent, shown = start(fresh_book, "kept = rank\n" + waiting_for(tmp_path / "never"))

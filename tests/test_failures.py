@@ -73,6 +73,18 @@ def test_a_rank_that_dies_is_named_with_its_cause_at_once(book: Notebook, how: s
     assert "[rank 1] None" in after.lines and "[rank 2] 2" in after.lines and "[rank 1] 4" in after.lines
 
 
+def test_what_the_network_says_of_a_dead_rank_is_one_sentence_with_the_collective(book: Notebook) -> None:
+    book.run(FOUR + "import os, signal, time, torch, torch.distributed as dist")
+    shown = book.run(
+        "%%modal_distributed\nif rank == 1:\n    time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)\ndist.barrier()"
+    )
+    assert re.fullmatch(
+        r"rank 1 was killed by SIGKILL\.( Ranks? [0-3,-]+ (lost (its|their) connection|(was|were) interrupted) in "
+        r"barrier at cell line 4\.)+ Rank 1 is started again without variables; ranks 0,2-3 keep their own\.",
+        shown.error,
+    ), shown.error
+
+
 def test_a_rank_that_leaves_with_a_code_is_named_and_the_others_are_free(book: Notebook) -> None:
     book.run(FOUR + "precious = rank\nimport torch, torch.distributed as dist")
     shown = book.run("%%modal_distributed\nimport sys\nif rank == 2:\n    sys.exit(1)\ndist.barrier()")

@@ -325,6 +325,23 @@ def test_a_lost_rank_is_told_before_the_exceptions_that_it_caused() -> None:
     )
 
 
+def test_ranks_that_only_lost_the_connection_to_a_lost_one_are_told_in_one_sentence() -> None:
+    def reset(rank: int, line: int = 4, call: str = "barrier") -> p.Failed:
+        noise = f"[pair.cc:553] Connection closed by peer [127.0.0.1]:{rank}. GLHF!"
+        return p.Failed(
+            rank, RUN, 1.0, p.Health(), p.RemoteError("RuntimeError", noise, ["tb"], line, "communication", call)
+        )
+
+    view = fold(submitted(4), reset(3), p.Lost(1, "was killed by SIGKILL"), reset(2), reset(0), ended(1, 3, 2, 0))
+    assert failure_sentence(view) == (
+        "rank 1 was killed by SIGKILL. Ranks 0,2-3 lost their connection in barrier at cell line 4. Rank 1 is started "
+        "again without variables; ranks 0,2-3 keep their own."
+    )
+    view = fold(submitted(2), failed(1), reset(0, 0, ""), ended(1, 0))
+    assert "Rank 0 lost its connection. Variables" in failure_sentence(view)
+    assert "Connection closed" in failure_sentence(fold(submitted(1), reset(0), ended(0)))
+
+
 def test_when_every_rank_is_lost_nothing_is_said_to_be_kept() -> None:
     view = fold(submitted(2), p.Lost(0, "was killed by SIGKILL"), p.Lost(1, "was killed by SIGKILL"), ended(0, 1))
     assert failure_sentence(view).endswith("Ranks 0-1 are started again without variables.")

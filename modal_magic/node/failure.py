@@ -9,7 +9,16 @@ from types import FrameType, TracebackType
 from modal_magic.frameworks.collectives import Collective
 from modal_magic.protocol import ErrorKind, RemoteError
 
-__all__ = ["CELL", "cell_line", "describe", "describe_exit", "in_cell", "is_cell", "where_interrupted"]
+__all__ = [
+    "CELL",
+    "cell_line",
+    "collective_in",
+    "describe",
+    "describe_exit",
+    "in_cell",
+    "is_cell",
+    "where_interrupted",
+]
 
 CELL = "Cell In["
 """How the names of cells begin, where Python has names of files: `Cell In[3]`."""
@@ -42,7 +51,9 @@ def _places(trace: TracebackType | None) -> list[tuple[str, int]]:
     return [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)]
 
 
-def describe(error: BaseException, shown: list[str], kind: ErrorKind, reminder: str = "") -> RemoteError:
+def describe(
+    error: BaseException, shown: list[str], kind: ErrorKind, reminder: str = "", collective: str = ""
+) -> RemoteError:
     """An exception as data. `shown` are the lines of its traceback as IPython formats them; `reminder` says more."""
     line = cell_line(_places(error.__traceback__))
     if isinstance(error, SyntaxError) and not line:
@@ -54,9 +65,8 @@ def describe(error: BaseException, shown: list[str], kind: ErrorKind, reminder: 
         message = f"<its text could not be made: {type(broken).__name__}>"
     if reminder:
         message = f"{message} ({reminder})"
-    return RemoteError(
-        _sendable(type(error).__name__), _sendable(message[:20_000]), list(map(_sendable, lines[-400:])), line, kind
-    )
+    name, message, lines = _sendable(type(error).__name__), _sendable(message[:20_000]), lines[-400:]
+    return RemoteError(name, message, list(map(_sendable, lines)), line, kind, collective)
 
 
 def describe_exit(error: SystemExit) -> RemoteError:
@@ -70,8 +80,8 @@ def _sendable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def where_interrupted(error: BaseException, collective_of: Callable[[Sequence[FrameType]], Collective]) -> str:
-    """`all_reduce at cell line 3`: the torch.distributed call that a rank was in, if any, and the line of the cell.
+def collective_in(error: BaseException, collective_of: Callable[[Sequence[FrameType]], Collective]) -> str:
+    """The torch.distributed call that an error came from; empty where there is none.
 
     The interrupt can land while the call's own error is being handled; then that error knows the call.
     """
@@ -80,6 +90,12 @@ def where_interrupted(error: BaseException, collective_of: Callable[[Sequence[Fr
     while cause is not None and not name:
         name = collective_of([frame for frame, _ in traceback.walk_tb(cause.__traceback__)]).name
         cause = cause.__context__
+    return name
+
+
+def where_interrupted(error: BaseException, collective_of: Callable[[Sequence[FrameType]], Collective]) -> str:
+    """`all_reduce at cell line 3`: the torch.distributed call that a rank was in, if any, and the line of the cell."""
+    name = collective_in(error, collective_of)
     line = cell_line(_places(error.__traceback__))
     place = f"cell line {line}" if line else "the cell"
     return f"{name} at {place}" if name else place

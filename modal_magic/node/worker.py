@@ -23,7 +23,7 @@ from modal_magic import protocol as p
 from modal_magic.frameworks.base import Framework, Superseded, prepare
 from modal_magic.node import bars, progress, spawning, stdio
 from modal_magic.node.channel import Channel
-from modal_magic.node.failure import describe, describe_exit, in_cell, where_interrupted
+from modal_magic.node.failure import collective_in, describe, describe_exit, in_cell, where_interrupted
 from modal_magic.node.orphans import die_with
 from modal_magic.node.shell import RankShell, make_shell
 from modal_magic.node.stacks import Sampler
@@ -146,7 +146,8 @@ class Worker:
         reminder = "the rank was started anew, and has lost what it had before"
         missing = self.anew and type(error) is NameError
         kind = self.framework.kind_of(error)
-        return "failed", describe(error, self.shell.shown, kind, reminder if missing else ""), None
+        call = collective_in(error, self.framework.collective) if kind == "communication" else ""
+        return "failed", describe(error, self.shell.shown, kind, reminder if missing else "", call), None
 
     def was_freed(self, error: BaseException) -> bool:
         """Whether an error of the cell is only what our own interrupt made of it."""

@@ -299,8 +299,8 @@ class Machine:
         chosen = range(len(self.ranks)) if request.ranks is None else request.ranks
         name = request.task.run
         if not chosen or any(rank not in range(len(self.ranks)) for rank in chosen):
-            limit = len(self.ranks) - 1
-            self._do(Answer(client, p.Refused(name, f"the session has ranks 0-{limit}, not {format_ranks(chosen)}")))
+            there = name_ranks(range(len(self.ranks)))
+            self._do(Answer(client, p.Refused(name, f"the session has {there}, not {format_ranks(chosen)}")))
         elif (self.active is not None and self.active.run == name) or any(r.task.run == name for _, r in self.queue):
             self._do(Answer(client, p.Refused(name, "a run of this id is there already")))
         else:

@@ -82,8 +82,11 @@ def ending(run: Run) -> Part:
     return "stdout", "\n".join([*exits(run), f"run {run.id} is done{took}"]) + "\n"
 
 
-def attend(run: Run, view: TextView, output: CellOutput, limited: bool) -> None:
-    """Show a run in the output of its cell until it is over, and how it ended. For a thread of its own."""
+def attend(run: Run, view: TextView, output: CellOutput, limited: bool, handle: str) -> None:
+    """Show a run in the output of its cell until it is over, and how it ended. For a thread of its own.
+
+    `handle` is what the notebook calls the run.
+    """
     picture = DisplayPicture(run.view, run.snapshot, output.publish)
-    follow(run, view, picture, paced=True, limited=limited, put=output.put)
+    follow(run, view, picture, paced=True, limited=limited, put=output.put, way_out=f"{handle}.interrupt()")
     output.put(ending(run))

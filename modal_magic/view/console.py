@@ -81,9 +81,16 @@ def show(part: Part) -> None:
 
 
 def follow(
-    run: Run, view: TextView, picture: Picture, paced: bool, limited: bool, put: Callable[[Part], None] = show
+    run: Run,
+    view: TextView,
+    picture: Picture,
+    paced: bool,
+    limited: bool,
+    put: Callable[[Part], None] = show,
+    way_out: str = "an interrupt",
 ) -> None:
-    """Show a run until it is over, and pass the kernel's interrupt on to its ranks. `put` is what shows a part.
+    """Show a run until it is over, and pass the kernel's interrupt on to its ranks. `put` is what shows a part,
+    `way_out` what takes the run out of the queue while it waits.
 
     `paced` keeps within what a Jupyter server lets through. With `limited`, text that is still held back when the run
     is over is dropped for one line that says how much there is in the log, so that the prompt comes back at once;
@@ -108,7 +115,7 @@ def follow(
             for event in events:
                 if isinstance(event, p.RunQueued) and event.position:
                     before = f"{event.position} run{'s' * (event.position != 1)}"
-                    put(("stderr", f"waiting for {before} of this session; an interrupt takes this cell out again\n"))
+                    put(("stderr", f"waiting for {before} of this session; {way_out} takes this cell out again\n"))
                 elif isinstance(event, p.Notice):
                     put(("stderr", f"{event.text}\n"))
                 elif isinstance(event, p.Stalled):

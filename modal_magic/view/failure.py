@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from modal_magic.protocol import RemoteError, RunRetried
 from modal_magic.ranges import name_ranks
@@ -13,6 +13,7 @@ from modal_magic.view.status import seconds_in_words
 __all__ = [
     "cause_of",
     "consequences",
+    "emptied",
     "failure_lines",
     "failure_sentence",
     "headline",
@@ -40,12 +41,26 @@ def _groups(ranks: Iterable[RankView]) -> list[tuple[list[int], RankView]]:
     return list(found.values())
 
 
-def _told_apart(culprits: list[RankView]) -> tuple[list[RankView], list[int]]:
+def _told_apart(culprits: list[RankView]) -> tuple[list[RankView], list[RankView]]:
     """The ranks that failed of themselves, and those that only lost the connection to them."""
     causes = [rank for rank in culprits if rank.error is None or rank.error.kind != "communication"]
     if not causes:
         return culprits, []
-    return causes, [rank.rank for rank in culprits if rank not in causes]
+    return causes, [rank for rank in culprits if rank not in causes]
+
+
+def _cut_off(ranks: list[RankView]) -> list[str]:
+    """A sentence for each place where ranks lost the connection; what the network said is noise."""
+    places: dict[str, list[int]] = {}
+    for rank in ranks:
+        assert rank.error is not None
+        call = f" in {rank.error.collective}" if rank.error.collective else ""
+        line = f" at cell line {rank.error.line}" if rank.error.line else ""
+        places.setdefault(call + line, []).append(rank.rank)
+    return [
+        f"{name_ranks(numbers)} lost {'its' if len(numbers) == 1 else 'their'} connection{place}"
+        for place, numbers in places.items()
+    ]
 
 
 def _be(ranks: list[int]) -> str:
@@ -107,10 +122,12 @@ def _sentences(run: RunView) -> list[str]:
     culprits = [run.ranks[number] for number in run.culprits if number in run.ranks]
     if not culprits:
         return [run.refusal or "the run ended without a word from its ranks"]
-    sentences = [_cause(*_groups(culprits)[0])]
-    rest = _groups(culprits)[1:]
+    causes, cut_off = _told_apart(culprits)
+    first, *rest = _groups(causes)
+    sentences = [_cause(*first)]
     if rest:
         sentences.append("; then ".join(_cause(*group) for group in rest[:3]))
+    sentences += _cut_off(cut_off)
     others = [rank for rank in run.ranks.values() if rank.rank not in run.culprits]
     interrupted = [rank for rank in others if rank.state == "interrupted"]
     by_place: dict[str, list[int]] = {}
@@ -128,6 +145,8 @@ def _sentences(run: RunView) -> list[str]:
         sentences.append(
             f"{again}; {name_ranks(kept)} {'keeps its' if len(kept) == 1 else 'keep their'} own" if kept else again
         )
+    elif run.emptied:
+        sentences.append(emptied(run))
     else:
         sentences.append("variables are kept on all ranks")
     if run.attempt > 1:
@@ -135,10 +154,20 @@ def _sentences(run: RunView) -> list[str]:
     return sentences
 
 
-def retry_sentence(event: RunRetried) -> str:
-    """What a notebook says between two attempts of a run."""
+def emptied(run: RunView) -> str:
+    """Which ranks an earlier attempt has cost their variables."""
+    whole = run.ranks.keys() - run.emptied
+    lost = f"{name_ranks(run.emptied)} lost the variables of earlier cells when an earlier attempt failed"
+    return f"{lost}; {name_ranks(whole)} {'keeps its' if len(whole) == 1 else 'keep their'} own" if whole else lost
+
+
+def retry_sentence(event: RunRetried, lost: Collection[int] = ()) -> str:
+    """What a notebook says between two attempts of a run. `lost` are the ranks that are started again."""
     delay = f" in {seconds_in_words(event.delay)}" if event.delay else " now"
-    return f"{event.cause}. Attempt {event.attempt} of {event.attempts} begins{delay}."
+    told = f"{event.cause}. Attempt {event.attempt} of {event.attempts} begins{delay}."
+    if lost:
+        told += f" {name_ranks(lost).capitalize()} {'comes' if len(lost) == 1 else 'come'} back without variables."
+    return told
 
 
 def failure_lines(name: str, run: RunView) -> list[str]:

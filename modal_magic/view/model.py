@@ -81,6 +81,7 @@ class RunView:
     """A run, folded from its events by `apply`. `status` is queued, running, or one of `RunEnded`'s.
 
     `attempt` counts from 1, and rises where a run is tried again; `shown` has what all ranks showed, as it came.
+    `emptied` are the ranks that died in an earlier attempt or after it, and have lost their variables.
     `began` is when it was sent to its ranks. With `keep` false no output is held: for those who draw and do not read.
     """
 
@@ -100,6 +101,7 @@ class RunView:
     began: float = 0.0
     keep: bool = True
     failing: list[int] = field(default_factory=list)
+    emptied: set[int] = field(default_factory=set)
     stall: p.Stalled | None = None
 
     @property
@@ -117,6 +119,8 @@ class RunView:
             if self.status == "running" and event.rank in self.ranks:
                 self._lose_rank(event)
                 self.ranks[event.rank].since = at
+            elif self.status == "queued" and event.rank in self.ranks:
+                self.emptied.add(event.rank)
             return
         if getattr(event, "run", None) != self.run:
             return
@@ -152,6 +156,7 @@ class RunView:
             case p.RunRetried(attempt=attempt):
                 self.status, self.attempt = "queued", attempt
                 self.failing.clear()
+                self.emptied.update(rank.rank for rank in self.ranks.values() if rank.lost)
                 for rank in self.ranks.values():
                     rank.begin_again()
             case p.RunEnded():

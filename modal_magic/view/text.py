@@ -68,6 +68,7 @@ class TextView:
         self._merged: list[Merged] = []
         self._by_line: dict[tuple[Kind, str], list[Merged]] = {}
         self._count = 0
+        self._lost: set[int] = set()
         self._reached: dict[int, int] = {}
 
     @property
@@ -91,7 +92,12 @@ class TextView:
                 self._display(page, event)
             elif isinstance(event, p.RunRetried):
                 self._finish_lines(page)
-                page.write("stderr", f"{retry_sentence(event)}\n")
+                page.write("stderr", f"{retry_sentence(event, self._lost)}\n")
+                self._lost.clear()
+            elif isinstance(event, p.Lost) and event.replaced:
+                self._lost.add(event.rank)
+            elif isinstance(event, p.Submitted):
+                self._lost.clear()
         if last:
             self._finish_lines(page)
         else:
