@@ -25,27 +25,14 @@ def notebook_of(shell: InteractiveShell) -> str:
     return os.environ.get("JPY_SESSION_NAME") or str(shell.user_ns.get("__vsc_ipynb_file__", ""))
 
 
-def living() -> list[registry.Connection]:
-    """The sessions of this user whose gateway is not known to be gone, by name."""
-    found = []
-    for name in registry.names():
-        try:
-            connection = registry.read(name)
-        except (SessionError, UsageError):
-            continue
-        if registry.gateway_lives(connection) is not False:
-            found.append(connection)
-    return found
-
-
 def is_deserted(name: str, resources: Resources) -> bool:
     """Whether no kernel is attached to a session. Asking takes some milliseconds."""
     try:
-        session = Session.attach(name, resources)
+        session = Session.attach(name, resources, watches=True)
     except (SessionError, UsageError):
         return False
     try:
-        return session.status().clients == 1  # this one
+        return session.status().clients == 0
     except SessionError:
         return False
     finally:
@@ -58,7 +45,7 @@ def refuse_for(resources: Resources, notebook: str) -> None:
     Whether its user means the ranks with their variables or fresh ones only the user can say. Raises UsageError with
     both ways.
     """
-    for connection in living() if notebook else []:
+    for connection in registry.living() if notebook else []:
         if connection.notebook == notebook and is_deserted(connection.session, resources):
             raise UsageError(
                 f"session {connection.session!r} of this notebook is still up, with its variables and no kernel: "
@@ -71,7 +58,7 @@ def to_return_to(resources: Resources, notebook: str) -> str:
 
     Raises UsageError where there is none, or more than one.
     """
-    sessions = living()
+    sessions = registry.living()
     own = [found.session for found in sessions if notebook and found.notebook == notebook]
     names = own or [found.session for found in sessions]
     if len(names) > 1:

@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,8 +177,8 @@ class ModalMagics(Magics):
             self.say("no session is running: %%modal_distributed starts one")
         for name in names:
             try:
-                session = self.find(name)
-                self.say("\n".join(status_lines(session.status(), str(session.shape))))
+                with self.looked_at(name) as session:
+                    self.say("\n".join(status_lines(session.status(), str(session.shape))))
             except (SessionError, UsageError) as error:
                 if "session" in given:
                     raise
@@ -195,10 +195,10 @@ class ModalMagics(Magics):
             self.say(
                 f"the gateway of session {name!r} is gone. This is left of its log; %modal_stop {name} removes it:"
             )
-        else:
-            session = self.find(name)
-            log = session.log(self.chosen(ranks, session.world_size))
-        self.show_log(log, given)
+            self.show_log(log, given)
+            return
+        with self.looked_at(name) as session:
+            self.show_log(session.log(self.chosen(ranks, session.world_size)), given)
 
     @line_magic
     @options_of("modal_interrupt")
@@ -213,10 +213,10 @@ class ModalMagics(Magics):
     def modal_stack(self, line: str) -> None:
         """Show where every rank is right now: its line of the cell, its collective, its innermost frames."""
         given = parse_line(line, TABLES["modal_stack"])
-        session = self.existing(given)
-        ranks = self.chosen(given.get("rank"), session.world_size)
         whole = bool(given.get("all_frames"))
-        stacks = session.stacks(ALL_FRAMES if whole else TOP_FRAMES)
+        with self.looked_at(self.named(given)) as session:
+            ranks = self.chosen(given.get("rank"), session.world_size)
+            stacks = session.stacks(ALL_FRAMES if whole else TOP_FRAMES)
         chosen = [stack for stack in stacks if ranks is None or stack.rank in ranks]
         self.say("\n".join(stack_lines(chosen, whole)))
 
@@ -313,7 +313,7 @@ class ModalMagics(Magics):
                 "No Modal token is configured, so the ranks run on this machine. `modal token new` changes that; "
                 "--backend local says that it is meant."
             )
-        others = registry.living()
+        others = [connection.session for connection in registry.living()]
         session = Session.start(self.resources, options, notebook_of(self.host))
         if others:  # it may be that one of these was meant
             there = f"%modal_attach NAME goes to one that is there: {', '.join(others)}"
@@ -327,15 +327,35 @@ class ModalMagics(Magics):
 
     def find(self, name: str) -> Session:
         """The session of this name, attached to if this kernel is not yet."""
-        session = self.sessions.get(name)
-        if session is None or session.closed:
-            self.sessions.pop(name, None)
-            if registry.has_left_log(name):
-                told = f"but not its log: %modal_logs --session {name}"
-                raise GatewayLost(f"the gateway of session {name!r} is gone, {told}")
+        session = self.known(name)
+        if session is None:
             session = self.sessions[name] = Session.attach(name, self.resources)
             session.alert = self.alert
         return session
+
+    @contextlib.contextmanager
+    def looked_at(self, name: str) -> Iterator[Session]:
+        """The session of this name to read of. One that this kernel does not use is not kept by that."""
+        session = self.known(name)
+        if session is not None:
+            yield session
+            return
+        session = Session.attach(name, self.resources, watches=True)
+        try:
+            yield session
+        finally:
+            session.detach()
+
+    def known(self, name: str) -> Session | None:
+        """The session of this name if this kernel is attached to it."""
+        session = self.sessions.get(name)
+        if session is not None and not session.closed:
+            return session
+        self.sessions.pop(name, None)
+        if registry.has_left_log(name):
+            told = f"but not its log: %modal_logs --session {name}"
+            raise GatewayLost(f"the gateway of session {name!r} is gone, {told}")
+        return None
 
     def stop(self, name: str) -> None:
         """End a session, and say how that went. Raises SessionError where it goes on, or may."""

@@ -107,13 +107,14 @@ def gateway_lives(connection: Connection) -> bool | None:
     return _lives(connection.pid, connection.born) if connection.born else None
 
 
-def living() -> list[str]:
-    """The sessions that have a connection file and, as far as can be said, a gateway."""
+def living() -> list[Connection]:
+    """The sessions of this user whose gateway is not known to be gone, by name."""
     found = []
     for name in names():
         with contextlib.suppress(SessionError, UsageError):  # a file that is damaged leads nowhere
-            if gateway_lives(read(name)) is not False:
-                found.append(name)
+            connection = read(name)
+            if gateway_lives(connection) is not False:
+                found.append(connection)
     return found
 
 

@@ -115,8 +115,10 @@ class Session:
         return session
 
     @classmethod
-    def attach(cls, name: str, resources: Resources | None = None) -> Self:
+    def attach(cls, name: str, resources: Resources | None = None, watches: bool = False) -> Self:
         """The session of this name, which another kernel may have started.
+
+        A client that only `watches` does not count as a kernel: the lease of the session runs on.
 
         Raises UsageError when there is none, SessionError when its connection file is not to be trusted, GatewayBusy
         when its gateway does not answer, and GatewayLost when its process is known to be gone; what is left of it is
@@ -124,7 +126,7 @@ class Session:
         """
         session = cls.__new__(cls)
         session._set_up(resources)
-        session._connect(registry.read(name))
+        session._connect(registry.read(name), watches)
         return session
 
     # -- what users do
@@ -321,11 +323,20 @@ class Session:
             born=registry.birth(reached.pid) or 0.0,
             notebook=notebook,
         )
-        registry.publish(connection)
+        try:
+            registry.publish(connection)
+        except BaseException:  # what nobody could reach is not left running
+            with contextlib.suppress(SessionError):
+                self._connect(connection)
+                self.stop()
+            registry.forget(name)
+            raise
         try:
             self._connect(connection)
-        except BaseException:  # what nobody can reach is not left running
+        except BaseException:
             backend.finish(name, 0.0)
+            if not connection.born:  # that has ended it; one on this machine is still there to be attached to
+                registry.forget(name)
             raise
 
     def _set_up(self, resources: Resources | None) -> None:
@@ -344,7 +355,7 @@ class Session:
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.alert: Callable[[str], bool] = lambda text: False
 
-    def _connect(self, connection: registry.Connection) -> None:
+    def _connect(self, connection: registry.Connection, watches: bool = False) -> None:
         self.connection = connection
         self.name = connection.session
         self.backend_name = connection.backend
@@ -359,12 +370,13 @@ class Session:
             **dataclasses.asdict(connection.containers),
         )
         self._client = Client(
-            self._resources.loop, connection, self._on_record, self._on_reply, self._on_silence, self._shut
+            self._resources.loop, connection, self._on_record, self._on_reply, self._on_silence, self._shut, watches
         )
         try:
             self._client.attach()
-        except SessionError as error:
-            self._shut(error)
+        except BaseException as error:
+            gone = error if isinstance(error, SessionError) else SessionClosed(f"{self.name!r} was not waited for")
+            self._shut(gone, p.Detach())
             self._close_resources()
             if isinstance(error, GatewayLost) and not registry.has_left_log(self.name):
                 registry.forget(self.name)

@@ -16,7 +16,7 @@ import pytest
 
 from modal_magic import Session, registry
 from modal_magic import protocol as p
-from modal_magic.attaching import refuse_for, to_return_to
+from modal_magic.attaching import is_deserted, refuse_for, to_return_to
 from modal_magic.errors import GatewayBusy, GatewayLost, RankFailed, RunInterrupted, SessionError, UsageError
 from modal_magic.options import resolve
 from modal_magic.run import Run
@@ -323,6 +323,37 @@ def test_a_line_that_names_no_session_is_refused_where_its_notebook_has_left_one
         to_return_to(resources, "")
     for name in (first.name, second.name):
         Session.attach(name, resources).stop()
+
+
+def test_looking_at_a_session_does_not_keep_it(resources: Resources, nothing_left: None) -> None:
+    session = Session(resources=resources, session="watched", backend="local", framework="none").ready()
+    session.detach()
+    watcher = Session.attach("watched", resources, watches=True)
+    until(lambda: watcher.status().lease_left is not None)
+    before = watcher.status().lease_left
+    with notebook() as book:
+        book.run("%load_ext modal_magic")
+        assert "watched: ready" in book.run("%modal_status --session watched").stdout
+        assert "rank 0" in book.run("%modal_stack --session watched").stdout
+        assert book.run("%modal_logs --session watched").error == ""
+        assert is_deserted("watched", resources)
+        after = watcher.status()
+        assert after.clients == 0
+        assert before is not None and after.lease_left is not None and after.lease_left <= before
+        book.run("%modal_stop watched")
+    watcher.detach()
+
+
+def test_a_session_whose_connection_cannot_be_written_is_not_left_running(
+    resources: Resources, nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(connection: registry.Connection) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(registry, "publish", full)
+    with pytest.raises(OSError, match="No space left"):
+        Session(resources=resources, session="full", backend="local", framework="none")
+    assert not registry.folder_of("full").exists()
 
 
 # ---- clients ---------------------------------------------------------------------------------------------------------
