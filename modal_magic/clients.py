@@ -30,7 +30,7 @@ RETRY_SECONDS = 0.01
 UNSEEN = 16
 """At most so many runs that ended unseen are told to a new client: the newest."""
 
-SHOWN_ONCE = p.Output | p.Display | p.RunQueued | p.RunRetried
+SHOWN_ONCE = p.Output | p.OutputCut | p.Display | p.RunQueued | p.RunRetried
 """Events of a run that are of use to nobody once they were shown."""
 
 

@@ -312,12 +312,15 @@ class Gateway:
     def _record_output(self, event: p.Output) -> None:
         """Log text; what is past the limit of its run is not sent to clients."""
         flow = self.flows.get(event.run)
+        cut_before = flow is not None and flow.withheld > 0
         shown, withheld = flow.admit(event.text) if flow is not None else (event.text, "")
         if not withheld:
             self._record(event)
             return
         if shown:
             self._record(msgspec.structs.replace(event, text=shown))
+        if not cut_before:
+            self._record(p.OutputCut(event.run))
         self._record(msgspec.structs.replace(event, text=withheld), withheld=True)
 
     def _broadcast(self, everything: bool = False) -> None:

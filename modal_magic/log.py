@@ -24,7 +24,7 @@ INDEX_BYTES = 64 * 1024
 """The place of a record is noted once in so many bytes; those behind it are found by reading on."""
 READ_BYTES = 256 * 1024
 
-PASSING = p.Output | p.Display | p.Progress | p.Metric | p.StackTaken | p.Notice
+PASSING = p.Output | p.OutputCut | p.Display | p.Progress | p.Metric | p.StackTaken | p.Notice
 """Events that say nothing about how a run stands."""
 
 

@@ -385,6 +385,12 @@ class RunRetried(Message):
     delay: float
 
 
+class OutputCut(Message):
+    """The text of a run has reached its limit: from here on it goes to the log alone."""
+
+    run: str
+
+
 class RunEnded(Message):
     """A run is over on every rank. `culprits` are the ranks that failed first, most telling cause first.
 
@@ -430,7 +436,7 @@ WorkerEvent = (
     | StackTaken
 )
 NodeEvent = WorkerEvent | Lost | Notice
-Event = NodeEvent | Returned | Submitted | Stalled | RunQueued | RunRetried | RunEnded | SessionChanged
+Event = NodeEvent | Returned | Submitted | Stalled | RunQueued | RunRetried | OutputCut | RunEnded | SessionChanged
 
 
 LiveEvent = Progress | Metric | Curve

@@ -140,6 +140,7 @@ def test_equal_lines_of_many_ranks_merge(fresh_book: Notebook) -> None:
 def test_a_flood_ends_in_one_line_and_the_error_still_comes(book: Notebook) -> None:
     shown = book.run(FOUR.strip() + " --output-limit 200kB\nfor i in range(50000): print('x' * 40)\n1/0")
     assert len(shown.stdout) < 500_000
+    assert shown.stderr.count("… what is written from here on goes to the log alone (--output-limit)\n") == 1
     assert re.fullmatch(r"… [\d.]+ MB more: %modal_logs --session session-\d+", shown.stdout.splitlines()[-1])
     assert shown.error_name == "RankFailed" and "ZeroDivisionError" in shown.error
 

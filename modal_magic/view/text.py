@@ -90,6 +90,9 @@ class TextView:
                 self._write(page, event.rank, event.stream, lines)
             elif isinstance(event, p.Display) and event.rank in self._show:
                 self._display(page, event)
+            elif isinstance(event, p.OutputCut):
+                self._flush_merged(page, everything=True)
+                page.write("stderr", "… what is written from here on goes to the log alone (--output-limit)\n")
             elif isinstance(event, p.RunRetried):
                 self._finish_lines(page)
                 page.write("stderr", f"{retry_sentence(event, self._lost)}\n")
