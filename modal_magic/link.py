@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -223,7 +224,9 @@ class Loop:
         with self._lock:
             if self._waker is not None:
                 self._jobs.append(job)
-                self._waker.send(b"")
+                if len(self._jobs) == 1:
+                    with contextlib.suppress(zmq.Again):  # so many bells are on their way that one more is not missed
+                        self._waker.send(b"", zmq.DONTWAIT)
 
     def _start(self) -> zmq.Context[zmq.Socket[bytes]]:
         self._ending = False

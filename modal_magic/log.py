@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ RUNS = 10_000
 INDEX_BYTES = 64 * 1024
 """The place of a record is noted once in so many bytes; those behind it are found by reading on."""
 READ_BYTES = 256 * 1024
+ENDS = 1000
+"""The ends of so many runs are kept when their records go: a client that was away must hear of them."""
 
 PASSING = p.Output | p.OutputCut | p.Display | p.Progress | p.Metric | p.StackTaken | p.Notice
 """Events that say nothing about how a run stands."""
@@ -41,7 +44,8 @@ class EventLog:
     """Records numbered from 1 without gaps, in the files of a folder. The newest `memory` bytes are held in memory too.
 
     Past `limit` bytes the oldest records go, whole files of them; what tells how the session and the runs that go on
-    stand is kept. Where the disk takes no more, `fault` says why, and only memory is left: nothing ends for that.
+    stand is kept, and how the newest `ENDS` runs ended. Where the disk takes no more, `fault` says why, and only memory
+    is left: nothing ends for that.
 
     A class because files must be closed.
     """
@@ -56,6 +60,7 @@ class EventLog:
         self._numbers, self._positions = array("Q"), array("Q")
         self._runs: dict[str, Span] = {}
         self._standing: dict[str, list[Entry]] = {}
+        self._ends: deque[Entry] = deque(maxlen=ENDS)
 
     def append(self, event: p.Event, now: float, withheld: bool = False) -> bytes:
         """Add an event and return its record's bytes. `now` is in seconds since 1970.
@@ -129,7 +134,7 @@ class EventLog:
         held = self._recent[0].number if self._recent else self.newest + 1
         if number + 1 < held:
             oldest = self._numbers[0] if self._numbers else held
-            standing = [entry for entries in self._standing.values() for entry in entries]
+            standing = [entry for entries in (*self._standing.values(), self._ends) for entry in entries]
             yield from sorted(entry for entry in standing if number < entry.number < oldest)
             for entry in self._stored(number):
                 if entry.number >= held:
@@ -185,6 +190,7 @@ class EventLog:
             self._standing[""] = [entry]
         elif isinstance(event, p.RunEnded):
             self._standing.pop(run, None)
+            self._ends.append(entry)
         elif isinstance(event, p.RunQueued | p.Submitted):
             self._standing.setdefault(run, []).append(entry)
         elif run in self._standing and not isinstance(event, PASSING):

@@ -33,7 +33,7 @@ from modal_magic.protocol import Retries
 from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
 from modal_magic.run import Run
-from modal_magic.session import CELL_BYTES, TOP_FRAMES, Resources, Session, choose_backend
+from modal_magic.session import TOP_FRAMES, Resources, Session, check_size, choose_backend
 from modal_magic.transcript import RunLog, left_behind
 from modal_magic.view.background import CellOutput, attend, ending, exits
 from modal_magic.view.console import follow, show
@@ -479,11 +479,7 @@ def check_cell(shell: InteractiveShell, cell: str) -> None:
     """
     if not cell.strip():
         raise UsageError("the cell is empty: write the code for the ranks below the magic line")
-    if len(cell) > CELL_BYTES:
-        raise UsageError(
-            f"the cell has {len(cell) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a "
-            "file and have the ranks read it"
-        )
+    check_size(cell)
     source = shell.transform_cell(cell)
     name = f"Cell In[{shell.execution_count}]"
     try:

@@ -32,7 +32,7 @@ from modal_magic.reading import parse_values
 from modal_magic.run import Run
 from modal_magic.transcript import RunLog, asked
 
-__all__ = ["Resources", "Session", "choose_backend"]
+__all__ = ["Resources", "Session", "check_size", "choose_backend"]
 
 ANSWER_SECONDS = 30.0
 """How long a request waits for its answer."""
@@ -44,6 +44,15 @@ ENDED_RUNS = 1000
 """Of so many runs that are over it is known that what comes of them is to be shown with the next cell."""
 
 Answer = TypeVar("Answer", p.Status, p.LogPage, p.Stacks, p.Done)
+
+
+def check_size(cell: str) -> None:
+    """Raise UsageError for a cell that is too large to be sent."""
+    if len(cell) > CELL_BYTES:
+        raise UsageError(
+            f"the cell has {len(cell) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a "
+            "file and have the ranks read it"
+        )
 
 
 def choose_backend(name: str) -> str:
@@ -153,25 +162,34 @@ class Session:
         self.check_open()
         if not source.strip():
             raise UsageError("the cell is empty: there is nothing to run")
-        if len(source) > CELL_BYTES:
-            raise UsageError(
-                f"the cell has {len(source) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in "
-                "a file and have the ranks read it"
-            )
+        check_size(source)
         try:
             source.encode()
         except UnicodeEncodeError as error:
             raise UsageError(f"the cell holds a character that is no text, at position {error.start}") from None
         if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < self.world_size]):
             raise UsageError(f"there is no {name_ranks(unknown)}: the session has ranks 0-{self.world_size - 1}")
+        again = p.Retries(retries) if isinstance(retries, int) else retries
+        checked = parse_values(
+            {
+                "timeout": timeout,
+                "output_limit": output_limit,
+                "retries": again.max_retries,
+                "retry_initial_delay": again.initial_delay,
+                "retry_backoff_coefficient": again.backoff_coefficient,
+                "retry_max_delay": again.max_delay,
+            },
+            OPTIONS,
+            "Session.run",
+        )
+        limits = resolve(checked)
         run = Run(self, uuid.uuid4().hex[:12])
         while self._late:
             run.take(self._late.popleft(), self.now())
         self._runs[run.id] = run
         task = p.Execute(run.id, source, cell, first_line)
         chosen = None if ranks is None else sorted(set(ranks))
-        again = p.Retries(retries) if isinstance(retries, int) else retries
-        self._client.ask(p.Run(task, chosen, output_limit, timeout, again if again.max_retries else None))
+        self._client.ask(p.Run(task, chosen, limits.output_limit, limits.timeout, again if again.max_retries else None))
         if self._client.silent:
             self._tell_silence(run)
         return run

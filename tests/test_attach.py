@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import psutil
@@ -374,6 +375,15 @@ def test_a_run_that_another_client_found_fails_there_too(plain: Session, tmp_pat
         assert session.unseen() == []
     with resources_of_its_own() as third:
         assert Session.attach(plain.name, third).unseen() == []
+
+
+@pytest.mark.parametrize(
+    "limits", [{"timeout": float("nan")}, {"timeout": -1.0}, {"retries": 11}, {"retries": p.Retries(1, float("inf"))}]
+)
+def test_limits_that_make_no_sense_are_refused_before_anything_is_sent(plain: Session, limits: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"^Session\.run: "):
+        plain.run("1", **limits)
+    assert plain.idle
 
 
 def test_any_client_may_interrupt_a_run(plain: Session) -> None:
