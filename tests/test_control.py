@@ -149,3 +149,20 @@ def test_more_interrupts_make_it_no_worse(book: Notebook, name: str) -> None:
     assert shown.error_name == "RunInterrupted" and "kept on all ranks" in shown.error
     assert seconds < 2
     check_that_all_goes_on(book)
+
+
+def test_a_cell_may_save_its_work_when_it_is_interrupted(book: Notebook) -> None:
+    book.run(BEFORE)
+    body = "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    time.sleep(0.4)\n    print('saved')\n    raise"
+    shown, _ = interrupted(book, body)
+    assert shown.error.endswith("variables are kept on all ranks")
+    assert shown.stdout.count("saved") == 4 or "[ranks 0-3] saved" in shown.stdout
+    check_that_all_goes_on(book)
+
+
+def test_one_that_waits_in_a_collective_while_it_saves_is_freed(book: Notebook) -> None:
+    book.run(BEFORE)
+    body = "try:\n    time.sleep(60)\nfinally:\n    if rank: dist.barrier()"
+    shown, seconds = interrupted(book, body)
+    assert shown.error.endswith("variables are kept on all ranks") and seconds < 2
+    check_that_all_goes_on(book)

@@ -103,8 +103,8 @@ def test_a_rank_that_was_started_anew_says_so_when_it_misses_a_name(book: Notebo
     shown = book.run("%%modal_distributed\nprint(precious)")
     assert shown.lines == ["[rank 0] 0", "[rank 1] 1"]
     assert shown.error.startswith(
-        "ranks 2-3 raised NameError: name 'precious' is not defined (the rank was started anew, and has lost what it "
-        "had before) at cell line 2."
+        "ranks 2-3 raised NameError: name 'precious' is not defined (the rank was started anew, and lost what it had "
+        "before: if that was among it, make it again) at cell line 2."
     )
     assert book.run("%%modal_distributed" + ALL_REDUCE).lines == [f"[rank {rank}] 4" for rank in range(4)]
     assert "4 fresh ranks" in book.run("%modal_restart").stdout

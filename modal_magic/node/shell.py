@@ -189,6 +189,7 @@ def make_shell(publish: Publish, namespace: dict[str, Any]) -> RankShell:
     shell = RankShell.instance(config=config, user_ns={})
     shell.configure(publish)
     shell.user_ns.update(namespace)
+    shell.user_ns.update(exit=sys.exit, quit=sys.exit)  # IPython's own would end a shell, and take no code
     shell.user_ns_hidden.update(namespace)
     warnings.filterwarnings("ignore", message="To exit: use 'exit'")  # IPython's advice at each sys.exit of a script
     sys.argv = ["cell"]  # what argparse calls a script

@@ -38,12 +38,18 @@ def redirect(rank: int, stdout: int, stderr: int) -> None:
 
     def no_keyboard(prompt: object = "", *rest: object, **options: object) -> NoReturn:
         raise NoKeyboardError(
-            f"rank {rank} has no keyboard, so it cannot answer {str(prompt)!r}: ask in a cell of the notebook and hand "
-            "the answer over, as in --env NAME=value"
+            f"rank {rank} has no keyboard, so it cannot answer {str(prompt)!r}: write the answer into the cell"
+        )
+
+    def no_debugger(*rest: object, **options: object) -> NoReturn:
+        raise NoKeyboardError(
+            f"rank {rank} has no keyboard, so it cannot be debugged with breakpoint(): print what you want to know, or "
+            "ask %modal_stack where it is"
         )
 
     builtins.input = no_keyboard
     getpass.getpass = no_keyboard
+    sys.breakpointhook = no_debugger
 
 
 def _line_writer(descriptor: int) -> io.TextIOWrapper:

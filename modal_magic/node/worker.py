@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import queue
 import select
@@ -37,6 +38,8 @@ POLITE_SECONDS = 0.1
 """How long a signal alone is tried on a rank before the connections of its process groups are cut."""
 TAKEN_SECONDS = 1.0
 """How long a cell waits at most until what it displays has its place among what it writes."""
+AGAIN_SECONDS = 1.0
+"""A rank that has heard the signal and is still in the run then, hears it once more before its agent kills it."""
 
 
 @dataclass(slots=True)
@@ -143,7 +146,7 @@ class Worker:
             return ("failed", describe_exit(error), code) if code else ("finished", code)
         if self.was_freed(error):
             return "interrupted", where_interrupted(error, self.framework.collective)
-        reminder = "the rank was started anew, and has lost what it had before"
+        reminder = "the rank was started anew, and lost what it had before: if that was among it, make it again"
         missing = self.anew and type(error) is NameError
         kind = self.framework.kind_of(error)
         call = collective_in(error, self.framework.collective) if kind == "communication" else ""
@@ -218,7 +221,7 @@ class Worker:
                         self.unwanted.add(self.running)
                         self.send_sigint(children=True)
                         if preempted and self.running:  # it may wait in C++ for a rank that goes on
-                            threading.Timer(POLITE_SECONDS, self.insist, [self.running]).start()
+                            self.look_again(self.running, time.monotonic() + AGAIN_SECONDS)
                         self.inbox.put(task)
                     case p.Regroup(generation=generation):
                         self.framework.supersede(generation)
@@ -240,13 +243,32 @@ class Worker:
         self.unwanted.add(run)
         if self.running == run:
             self.send_sigint(children=True)
-            threading.Timer(POLITE_SECONDS, self.insist, [run]).start()
+            self.look_again(run, time.monotonic() + AGAIN_SECONDS)
 
-    def insist(self, run: str) -> None:
-        """The signal was not enough: the main thread waits in C++ for another rank."""
-        if self.running == run:
+    def look_again(self, run: str, again_at: float) -> None:
+        """Have `insist` look in a moment whether the main thread has left the run."""
+        threading.Timer(POLITE_SECONDS, self.insist, [run, again_at]).start()
+
+    def insist(self, run: str, again_at: float) -> None:
+        """Cut what the main thread waits for in C++, until it has left the run; a second signal comes at `again_at`.
+
+        One that has heard the signal may be saving what it has, as scripts do on KeyboardInterrupt, so it is let be.
+        """
+        if self.running != run or run not in self.unwanted:
+            return
+        heard = not self.signal_due
+        if not heard or self.waits():
             self.framework.sever()
+        if not heard or time.monotonic() >= again_at:
             self.send_sigint(children=False)
+            again_at = math.inf if heard else again_at
+        self.look_again(run, again_at)
+
+    def waits(self) -> bool:
+        """Whether the main thread is in a collective. It goes on meanwhile, so looking at it may fail."""
+        with contextlib.suppress(Exception):
+            return bool(self.sampler.take(self.running, 0)[0].collective)
+        return False
 
     def send_sigint(self, children: bool) -> None:
         """Send SIGINT to the main thread, and to the children in our process group.

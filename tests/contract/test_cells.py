@@ -195,6 +195,11 @@ def test_a_rank_says_at_once_that_it_has_no_keyboard(ranks: Session, ask: str) -
         run(ranks, ask)
 
 
+def test_a_rank_says_at_once_that_it_cannot_be_debugged(ranks: Session) -> None:
+    with pytest.raises(RankFailed, match=r"rank \d has no keyboard, so it cannot be debugged with breakpoint\(\)"):
+        run(ranks, "breakpoint()\n1")
+
+
 def test_spawning_a_function_of_a_cell_gets_a_clear_word(ranks: Session) -> None:
     with pytest.raises(RankFailed, match=r"train\(\) was defined in a cell"):
         run(ranks, "import torch.multiprocessing as mp\ndef train(i): pass\nmp.spawn(train, nprocs=1)")
@@ -242,6 +247,12 @@ def test_a_second_init_in_one_cell_fails_as_in_torch(ranks: Session) -> None:
     with pytest.raises(RankFailed, match="twice"):
         run(ranks, "import torch.distributed as dist\ndist.init_process_group('gloo')\ndist.init_process_group('gloo')")
     assert results(run(ranks, "t = torch.ones(1); dist.all_reduce(t); int(t)")) == ["4"] * 4
+
+
+def test_exit_is_what_sys_exit_is(ranks: Session) -> None:
+    assert {rank.exit_code for rank in run(ranks, "exit()").ranks.values()} == {0}
+    with pytest.raises(RankFailed, match=r"ended with sys.exit\(3\)"):
+        run(ranks, "exit(3)")
 
 
 def test_sys_exit_with_0_is_an_ordinary_end(ranks: Session) -> None:
