@@ -145,7 +145,7 @@ def test_a_ddp_model_trains_on_after_a_failure(book: Notebook) -> None:
 
 def test_an_exception_whose_text_cannot_be_made_does_no_harm(book: Notebook) -> None:
     source = "class Odd(Exception):\n    def __str__(self): raise RuntimeError('no text')\nraise Odd()"
-    assert "no text at cell line 3" in book.run(FOUR + source).error
+    assert "Odd: <its text could not be made: RuntimeError> at cell line 4" in book.run(FOUR + source).error
     assert book.run("%%modal_distributed\nprint(rank)").lines == [f"[rank {rank}] {rank}" for rank in range(4)]
 
 
