@@ -15,6 +15,7 @@ import msgspec
 from modal_magic import protocol as p
 from modal_magic import state as s
 from modal_magic.clients import RUNS, Clients, Door
+from modal_magic.delivery import Delivery, epoch_of
 from modal_magic.flow import Flow
 from modal_magic.live import CURVES, LiveTable
 from modal_magic.log import EventLog
@@ -102,6 +103,8 @@ class Gateway:
         self.clients = Clients(clients, self.log, self.live)
         self.nodes: dict[bytes, tuple[int, float]] = {}
         self.silent: dict[bytes, int] = {}
+        self.lines: dict[bytes, Delivery] = {}
+        self.past: set[int] = set()
         self.flows: dict[str, Flow] = {}
         self.broadcast_by = math.inf
         self.noticed: set[str] = set()
@@ -139,9 +142,15 @@ class Gateway:
 
     def from_node(self, identity: bytes, frames: list[bytes]) -> None:
         """Take a message of an agent. Raises one of `protocol.NOISE` when it is none."""
-        if len(frames) != 1:
+        line = self._line(identity, epoch_of(frames))
+        if line is None:
             return
-        report = p.decode_report(frames[0])
+        data = line.take(frames, self.now())
+        if identity in self.nodes:
+            self.nodes[identity] = (self.nodes[identity][0], self.now())
+        if data is None:
+            return
+        report = p.decode_report(data)
         if isinstance(report, p.Joined):
             if report.version != p.VERSION or not 0 <= report.node_rank < self.spec.nodes:
                 return
@@ -163,13 +172,23 @@ class Gateway:
             self._from_silent(identity, report)
         elif identity in self.nodes:
             node_rank, _ = self.nodes[identity]
-            self.nodes[identity] = (node_rank, self.now())
             if isinstance(report, p.Happened):
                 for event in report.events:
                     self._take(node_rank, event)
             elif isinstance(report, p.Left):
                 del self.nodes[identity]
                 self._handle(s.NodeGone(node_rank, f"left: {report.reason}"))
+
+    def _line(self, identity: bytes, epoch: int) -> Delivery | None:
+        """The line to an agent; to the newest that came under this identity."""
+        line = self.lines.get(identity)
+        if line is None or line.epoch != epoch:
+            if epoch in self.past:
+                return None
+            if line is not None:
+                self.past.add(line.epoch)
+            line = self.lines[identity] = Delivery(epoch, lambda frames: self.node_door.send(identity, *frames))
+        return line
 
     def _from_silent(self, identity: bytes, report: p.Report) -> None:
         """A node that counts as gone speaks: what its ranks put out is kept, and it is asked who lives there."""
@@ -182,7 +201,7 @@ class Gateway:
             del self.silent[identity]
             self._handle(s.NodeGone(node_rank, f"left: {report.reason}"))
         else:
-            self.node_door.send(identity, p.encode(p.Rejoin()))
+            self.lines[identity].say(p.encode(p.Rejoin()))
 
     def _take(self, node_rank: int, event: p.NodeEvent) -> None:
         rank = getattr(event, "rank", None)
@@ -383,20 +402,19 @@ class Gateway:
         data = p.encode(order)
         for identity, (number, _) in self.nodes.items():
             if number == node_rank:
-                self.node_door.send(identity, data)
+                self.lines[identity].say(data)
 
     def _beat(self, now: float, late: float) -> None:
         """Say that this gateway lives, and see who else does. For `late` seconds it could not listen."""
-        beat = p.encode(p.Beat())
         for identity, (node_rank, heard) in list(self.nodes.items()):
-            self.node_door.send(identity, beat)
+            self.lines[identity].beat()
             self.nodes[identity] = node_rank, heard + late
             if now - heard - late > p.SILENCE_SECONDS and not self.node_door.waiting():
                 del self.nodes[identity]
                 self.silent[identity] = node_rank
                 self._handle(s.NodeGone(node_rank, "stopped answering", silent=True))
         for identity in self.silent:  # also to these: their agents stay as long as they hear of us
-            self.node_door.send(identity, beat)
+            self.lines[identity].beat()
         if self.clients.beat(now, late):
             self._handle(s.Attendance(len(self.clients)))
         self._broadcast()

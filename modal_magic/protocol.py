@@ -15,7 +15,7 @@ from typing import Any, Literal, dataclass_transform
 
 import msgspec
 
-VERSION = 2
+VERSION = 3
 """Rises with every change that an older peer could not read; peers of different versions refuse each other."""
 
 BEAT_SECONDS = 0.25

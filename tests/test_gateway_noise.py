@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from msgspec import inspect as look
 
 from modal_magic import protocol as p
+from modal_magic.delivery import Delivery
 from modal_magic.gateway import Gateway
 from modal_magic.specs import GatewaySpec
 from tests.test_protocol import example_of, members
@@ -46,10 +48,19 @@ class Rig:
             folder=str(folder),
         )  # fmt: skip
         self.gateway = Gateway(spec, None, self.clients, self.nodes, lambda: self.now)
+        self.lines = [Delivery(number, functools.partial(self.carry, number)) for number in range(3)]
+
+    def carry(self, node_rank: int, frames: list[bytes]) -> bool:
+        with contextlib.suppress(*p.NOISE):
+            self.gateway.from_node(f"node-{node_rank}".encode(), frames)
+        return True
 
     def node(self, node_rank: int, data: bytes) -> None:
-        with contextlib.suppress(*p.NOISE):
-            self.gateway.from_node(f"node-{node_rank}".encode(), [data])
+        line = self.lines[node_rank]
+        if data == p.encode(p.Beat()):
+            line.beat()
+        else:
+            line.say(data)
 
     def client(self, *frames: bytes) -> None:
         with contextlib.suppress(*p.NOISE):

@@ -15,6 +15,7 @@ import zmq
 
 from modal_magic import Session, registry
 from modal_magic import protocol as p
+from modal_magic.delivery import Delivery
 from modal_magic.errors import RankFailed
 from modal_magic.link import Keys, Loop, connect, make_keys
 from modal_magic.session import Resources
@@ -256,8 +257,9 @@ def test_the_key_of_a_client_opens_no_other_door(open_session: Session) -> None:
     keys = Keys(found.public_key, found.secret_key)
     with zmq.Context() as context:
         stranger = connect(context, found.host, port, found.gateway_key, keys, b"node-0", patient=True)
-        stranger.send(p.encode(p.Joined(p.VERSION, 0, 1, "127.0.0.1", 1, 0, 1)))
-        stranger.send(p.encode(p.Happened([p.Lost(rank, "was made up") for rank in EVERY])))
+        line = Delivery(1, lambda frames: stranger.send_multipart(frames) is None)
+        line.say(p.encode(p.Joined(p.VERSION, 0, 1, "127.0.0.1", 1, 0, 1)))
+        line.say(p.encode(p.Happened([p.Lost(rank, "was made up") for rank in EVERY])))
         assert works(open_session)
         assert not stranger.poll(500)
         stranger.close(linger=0)

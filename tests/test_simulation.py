@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -62,6 +63,10 @@ def forget(patch: pytest.MonkeyPatch, timer: str) -> None:
     patch.setattr(Timers, "set", set_all_but_one)
 
 
+def never_repeat(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("modal_magic.delivery.REPEAT_SECONDS", math.inf)
+
+
 def lose_a_record(patch: pytest.MonkeyPatch) -> None:
     original = p.join
     patch.setattr(p, "join", lambda records: original([record for record in records if b" 2\n" not in record]))
@@ -86,6 +91,7 @@ def lose_output(patch: pytest.MonkeyPatch) -> None:
         (be_patient, "after its first trouble"),
         (never_give_a_verdict, "after its first trouble"),
         (never_end_a_lease, "outlives its lease"),
+        (never_repeat, "does not"),
         (lose_a_record, "records"),
         (lose_output, "records"),
     ],

@@ -8,6 +8,7 @@ import pytest
 import zmq
 
 from modal_magic import protocol as p
+from modal_magic.delivery import Delivery
 from modal_magic.node.uplink import Uplink
 
 LARGE = "x" * 1_000_000
@@ -42,12 +43,16 @@ def test_what_a_gateway_that_is_behind_does_not_take_is_kept_in_order(
     gateway, uplink = line
     count = fill(uplink)
     assert not uplink.takes_more()
+    end = Delivery(uplink.line.epoch, lambda frames: gateway.send_multipart([b"node-0", *frames]) is None)
     heard: list[str] = []
     while len(heard) < count:
         assert gateway.poll(5000)
-        report = p.decode_report(gateway.recv_multipart()[-1])
+        data = end.take(gateway.recv_multipart()[1:], 0.0)
+        assert data is not None
+        report = p.decode_report(data)
         assert isinstance(report, p.Happened)
         heard += [event.text.partition(" ")[0] for event in report.events if isinstance(event, p.Output)]
+        list(uplink.orders())
         uplink.flush()
     assert heard == [str(number) for number in range(count)]
     assert not uplink.pending
@@ -57,10 +62,11 @@ def test_a_gateway_that_died_while_it_was_behind_is_noticed_whatever_lies_there_
     line: tuple[zmq.Socket[bytes], Uplink],
 ) -> None:
     gateway, uplink = line
-    uplink.tell(p.Beat())
+    uplink.beat()
     assert gateway.poll(5000)
-    gateway.recv_multipart()
-    gateway.send_multipart([b"node-0", p.encode(p.Beat())])
+    end = Delivery(uplink.line.epoch, lambda frames: gateway.send_multipart([b"node-0", *frames]) is None)
+    end.take(gateway.recv_multipart()[1:], 0.0)
+    end.beat()
     assert uplink.socket.poll(5000)
     fill(uplink)
     gateway.close()

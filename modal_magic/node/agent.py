@@ -80,7 +80,7 @@ class Agent:
             now = time.monotonic()
             if now >= next_beat:
                 next_beat = now + p.BEAT_SECONDS
-                self.gateway.tell(p.Beat())
+                self.gateway.beat()
                 self.memory.look()
             self.look_at_the_clock(now)
             self.gateway.flush()
@@ -95,7 +95,7 @@ class Agent:
         own = {worker.channel.socket.fileno() for worker in self.workers.values()} if not writable else set()
         readers = [descriptor for descriptor in self.readers if descriptor not in own]
         wanted: dict[object, int] = dict.fromkeys(readers, zmq.POLLIN)
-        wanted[self.gateway.socket] = zmq.POLLIN if writable else zmq.POLLIN | zmq.POLLOUT
+        wanted[self.gateway.socket] = self.gateway.awaits
         behind = {worker.channel.socket.fileno(): worker for worker in self.workers.values() if worker.outgoing}
         wanted.update({descriptor: wanted.get(descriptor, 0) | zmq.POLLOUT for descriptor in behind})
         if writable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 import zmq
 
 from modal_magic import protocol as p
+from modal_magic.delivery import Delivery
 from modal_magic.link import readiness
 
 __all__ = ["Uplink"]
@@ -22,11 +22,25 @@ class Uplink:
     socket: zmq.Socket[bytes]
     pending: list[bytes] = field(default_factory=list)
     heard: float = field(default_factory=time.monotonic)
+    line: Delivery = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.line = Delivery(time.time_ns(), self._transmit)
+
+    def _transmit(self, frames: list[bytes]) -> bool:
+        try:
+            self.socket.send_multipart(frames, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        return True
+
+    def beat(self) -> None:
+        """Say that this node lives."""
+        self.line.beat()
 
     def tell(self, report: p.Report) -> None:
-        """Send at once what must not wait. The queue is full only while the gateway is away; beats can be lost then."""
-        with contextlib.suppress(zmq.Again):
-            self.socket.send(p.encode(report), zmq.DONTWAIT)
+        """Send at once what must not wait."""
+        self.line.say(p.encode(report))
 
     def emit(self, *events: p.NodeEvent | None) -> None:
         """Have events sent with the next flush."""
@@ -38,11 +52,11 @@ class Uplink:
 
     def flush(self) -> bool:
         """Send all events that are left in one message. Where the gateway is behind they are kept, and it is False."""
+        self.line.push()
         if self.pending:
-            try:
-                self.socket.send(b"\x92\xa8Happened" + p.join(self.pending), zmq.DONTWAIT)
-            except zmq.Again:
+            if self.line.full:
                 return False
+            self.line.say(b"\x92\xa8Happened" + p.join(self.pending))
             self.pending.clear()
         return True
 
@@ -50,15 +64,22 @@ class Uplink:
         """The orders that have come."""
         while True:
             try:
-                data = self.socket.recv(zmq.DONTWAIT)
+                frames = self.socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
                 return
             self.heard = time.monotonic()
-            yield p.decode_order(data)
+            data = self.line.take(frames, self.heard)
+            if data is not None:
+                yield p.decode_order(data)
 
     def takes_more(self) -> bool:
-        """Whether all was sent and more can be."""
-        return not self.pending and bool(readiness(self.socket) & zmq.POLLOUT)
+        """Whether the gateway keeps up with what it is sent."""
+        return not self.line.full and not self.awaits & zmq.POLLOUT
+
+    @property
+    def awaits(self) -> int:
+        """What to poll the socket for."""
+        return zmq.POLLIN if readiness(self.socket) & zmq.POLLOUT else zmq.POLLIN | zmq.POLLOUT
 
     def is_dead(self, now: float) -> bool:
         """Whether the gateway has been silent for too long.

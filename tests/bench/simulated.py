@@ -7,6 +7,7 @@ would do is left out: every message that agents send and take is the real one, o
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic import registry
+from modal_magic.delivery import Delivery
 from modal_magic.link import Keys, connect, make_keys
 from modal_magic.serving import run_gateway
 from modal_magic.session import Session
@@ -50,30 +52,37 @@ def answer(order: p.Order) -> p.Report | None:
     return p.Happened(events)
 
 
+def transmit(agent: zmq.Socket[bytes], frames: list[bytes]) -> bool:
+    """Send a message."""
+    agent.send_multipart(frames)
+    return True
+
+
 def be_agents(specs: list[AgentSpec]) -> None:
     """Be these agents, all in one thread, until each was told to shut down or nothing was heard for 10 s."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     poller = zmq.Poller()
-    agents = []
+    lines: dict[zmq.Socket[bytes], Delivery] = {}
     for spec in specs:
         keys, name = Keys(spec.public_key, spec.secret_key), f"node-{spec.node_rank}".encode()
         agent = connect(context, spec.gateway_host, spec.gateway_port, spec.gateway_key, keys, name, patient=False)
-        agent.send(p.encode(p.Joined(p.VERSION, spec.node_rank, os.getpid(), spec.address, 1, 0, spec.cores)))
+        lines[agent] = line = Delivery(time.time_ns(), functools.partial(transmit, agent))
+        line.say(p.encode(p.Joined(p.VERSION, spec.node_rank, os.getpid(), spec.address, 1, 0, spec.cores)))
         poller.register(agent, zmq.POLLIN)
-        agents.append(agent)
-    beat, next_beat, heard = p.encode(p.Beat()), 0.0, time.monotonic()
-    while agents and time.monotonic() - heard < 10:
+    next_beat, heard = 0.0, time.monotonic()
+    while lines and time.monotonic() - heard < 10:
         if (now := time.monotonic()) >= next_beat:
             next_beat = now + p.BEAT_SECONDS
-            for agent in agents:
-                agent.send(beat)
+            for line in lines.values():
+                line.beat()
         for agent, _ in poller.poll(max(0, int((next_beat - time.monotonic()) * 1000))):
             heard = time.monotonic()
-            report = answer(p.decode_order(agent.recv()))
+            data = lines[agent].take(agent.recv_multipart(), heard)
+            report = answer(p.decode_order(data)) if data is not None else None
             if report is not None:
-                agent.send(p.encode(report))
+                lines[agent].say(p.encode(report))
             if isinstance(report, p.Left):
-                agents.remove(agent)
+                del lines[agent]
                 poller.unregister(agent)
                 agent.close(linger=1000)
     context.destroy(linger=500)

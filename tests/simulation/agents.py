@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modal_magic import protocol as p
+from modal_magic.delivery import Delivery
 from modal_magic.node.agent import EXIT_SECONDS, LEAVE_SECONDS
 from tests.simulation.ranks import Keeper, Program, Rank
 from tests.simulation.world import Wire, World
@@ -35,6 +36,7 @@ class Agent:
         self.name = f"node {node_rank}"
         self.identity = f"node-{node_rank}".encode()
         self.wire: Wire | None = None
+        self.line = Delivery(node_rank, self.transmit)
         self.places: dict[int, Place] = {}
         self.pids = 1000 * node_rank
         self.alive = True
@@ -58,18 +60,27 @@ class Agent:
     def tell(self, report: p.Report) -> None:
         """Say something to the gateway."""
         if self.alive and self.wire is not None:
-            if not isinstance(report, p.Beat):
-                self.world.note(self.name, f"▲ {report}")
-            self.wire.up([p.encode(report)])
+            self.world.note(self.name, f"▲ {report}")
+            self.line.say(p.encode(report))
+
+    def transmit(self, frames: list[bytes]) -> bool:
+        """Send a message."""
+        assert self.wire is not None
+        self.wire.up(frames)
+        return True
 
     def take(self, frames: list[bytes]) -> None:
         """The gateway says something."""
         if self.alive:
             self.heard = self.world.now
-            self.obey(p.decode_order(frames[0]))
+            data = self.line.take(frames, self.world.now)
+            if data is not None:
+                self.obey(p.decode_order(data))
 
     def beat(self) -> None:
         """Four times a second."""
+        if self.alive:
+            self.line.beat()
         if self.alive and self.leaving is None and self.world.now - self.heard > p.DEAD_MAN_SECONDS:
             self.leave("its gateway fell silent")
 

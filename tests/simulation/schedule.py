@@ -86,6 +86,7 @@ FAULTS = {
     "restart all": 1,
     "kill agent": 1,
     "still node": 3,
+    "reset node": 3,
     "still client": 2,
     "reset client": 2,
     "other client": 2,

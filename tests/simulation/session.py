@@ -104,13 +104,10 @@ class Simulation:
         return client
 
     def tick(self) -> None:
-        """Everybody's beat: heard at once, where the connection flows."""
+        """Everybody's beat: those of clients are heard at once, where the connection flows."""
         for agent in self.agents:
             if agent.alive:
                 assert agent.wire is not None
-                if agent.wire.flows and self.gateway_alive and agent.identity in self.gateway.nodes:
-                    self.gateway.nodes[agent.identity] = (agent.node_rank, self.world.now)
-                    agent.heard = self.world.now
                 agent.beat()
         for client in self.clients:
             if client.closed is None and client.wire is not None:
@@ -235,6 +232,10 @@ class Simulation:
                 if fault.seconds > 1.0:
                     self.suffers(agent)
                 agent.wire.stand_still(fault.seconds)
+            case "reset node":
+                if fault.seconds > 1.0:
+                    self.suffers(agent)
+                agent.wire.reset(fault.seconds)
             case "still client":
                 self.user.wire.stand_still(fault.seconds)
             case "reset client":
