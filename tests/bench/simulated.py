@@ -125,7 +125,6 @@ def simulate(nodes: int, ranks_per_node: int) -> Iterator[Session]:
                 framework="none",
                 cores=1,
                 first_accelerator=0,
-                folder=spec.folder,
             )
             for number in range(nodes)
         ]
@@ -144,6 +143,8 @@ def simulate(nodes: int, ranks_per_node: int) -> Iterator[Session]:
             gpu=None,
             environment={},
             pid=up.pid,
+            born=registry.birth(up.pid) or 0.0,
+            notebook="",
         )
         registry.publish(connection)
         with _process("agents", msgspec.msgpack.encode(agents)), Session.attach(name) as session:
