@@ -168,7 +168,7 @@ class Session:
         except UnicodeEncodeError as error:
             raise UsageError(f"the cell holds a character that is no text, at position {error.start}") from None
         if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < self.world_size]):
-            raise UsageError(f"there is no {name_ranks(unknown)}: the session has ranks 0-{self.world_size - 1}")
+            raise UsageError(f"there is no {name_ranks(unknown)}: the session has {name_ranks(range(self.world_size))}")
         again = p.Retries(retries) if isinstance(retries, int) else retries
         checked = parse_values(
             {

@@ -56,3 +56,8 @@ def test_what_names_no_rank_of_the_session_is_refused_with_advice(text: str, par
 def test_one_rank_is_named_in_the_singular() -> None:
     assert name_ranks([2]) == "rank 2"
     assert name_ranks([5, 0, 1, 2, 2]) == "ranks 0-2,5"
+
+
+def test_a_session_of_one_rank_is_said_to_have_one() -> None:
+    with pytest.raises(ValueError, match=r"there is no rank 1: the session has rank 0$"):
+        parse_ranks("1", 1)
