@@ -41,7 +41,7 @@ FREE = {"__init__", "_version"}
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "ranges": set(),
-    "protocol": set(),
+    "protocol": {"protocol"},
     "values": {"errors", "ranges"},
     "reading": {"errors", "ranges", "values"},
     "containers": {"values", "reading"},
