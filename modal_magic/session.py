@@ -318,36 +318,36 @@ class Session:
         )
         try:
             reached = backend.start(plan)
-        except BaseException:
+            connection = registry.Connection(
+                version=p.VERSION,
+                session=name,
+                backend=self.backend_name,
+                host=reached.host,
+                port=reached.port,
+                gateway_key=reached.gateway_key,
+                public_key=reached.client_keys.public,
+                secret_key=reached.client_keys.secret,
+                nodes=plan.nodes,
+                ranks_per_node=plan.ranks_per_node,
+                framework=plan.framework,
+                gpu=plan.gpu,
+                environment=plan.environment,
+                containers=plan.containers,
+                pid=reached.pid,
+                born=registry.birth(reached.pid) or 0.0,
+                notebook=notebook,
+            )
+            try:
+                registry.publish(connection)
+            except BaseException:  # what nobody could reach is not left running
+                with contextlib.suppress(SessionError):
+                    self._connect(connection)
+                    self.stop()
+                raise
+        except BaseException:  # also an interrupt just as all was up
+            backend.finish(name, 0.0)
             registry.forget(name)
             self._close_resources()
-            raise
-        connection = registry.Connection(
-            version=p.VERSION,
-            session=name,
-            backend=self.backend_name,
-            host=reached.host,
-            port=reached.port,
-            gateway_key=reached.gateway_key,
-            public_key=reached.client_keys.public,
-            secret_key=reached.client_keys.secret,
-            nodes=plan.nodes,
-            ranks_per_node=plan.ranks_per_node,
-            framework=plan.framework,
-            gpu=plan.gpu,
-            environment=plan.environment,
-            containers=plan.containers,
-            pid=reached.pid,
-            born=registry.birth(reached.pid) or 0.0,
-            notebook=notebook,
-        )
-        try:
-            registry.publish(connection)
-        except BaseException:  # what nobody could reach is not left running
-            with contextlib.suppress(SessionError):
-                self._connect(connection)
-                self.stop()
-            registry.forget(name)
             raise
         try:
             self._connect(connection)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 import time
 from pathlib import Path
 
 import modal
 import pytest
 
+from modal_magic import Session
+from modal_magic.backends import modal as backend
+from modal_magic.backends.base import Plan, Reached
 from tests.emulator.handle import Handle
 from tests.support.modal_service import modal_book, seen
 from tests.support.namespaces import possible
@@ -143,12 +149,40 @@ def test_an_interrupt_while_containers_are_queued_leaves_nothing(modal_book: Not
         assert modal_service.ask("queued") == {}
     finally:
         modal_service.ask("set", settings={"held": {}})
+    with modal_service.reached():
+        assert not [key for key in entries() if key.endswith("/ticket")]
+
+
+def test_an_interrupt_just_as_a_session_is_up_leaves_nothing(
+    modal_service: Handle, runtime_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = backend._start
+
+    def interrupted(plan: Plan, abandoned: threading.Event) -> tuple[Reached, backend.Started]:
+        up = start(plan, abandoned)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert abandoned.wait(30)
+        return up
+
+    monkeypatch.setattr(backend, "_start", interrupted)
+    with modal_service.reached():
+        with pytest.raises(KeyboardInterrupt):
+            Session(backend="modal", session="given-up", framework="none")
+        assert seen(lambda: not modal_service.containers() and not modal_service.ask("queued")), modal_service.logs()
+        left = {key.partition("/")[2] for key in entries() if key.startswith("given-up-")}
+    assert left <= {"over", "1/node/0"}
+    assert not (runtime_folder / "given-up").exists()
 
 
 def test_a_refused_token_is_said_in_one_sentence(modal_service: Handle) -> None:
     with modal_service.reached(), notebook() as opened:
         opened.run("%load_ext modal_magic\nimport os\nos.environ['MODAL_TOKEN_ID'] = 'wrong'")
         assert "Modal wants a token that it knows: `modal token new` makes one" in opened.run(TWO + "pass").error
+
+
+def entries() -> list[str]:
+    """What is written where the parts of sessions meet."""
+    return [str(key) for key in modal.Dict.from_name("modal-magic").keys()]  # noqa: SIM118 - it is no mapping
 
 
 def container_of_rank_1(book: Notebook, service: Handle) -> str:

@@ -5,10 +5,12 @@ Modal's client blocks, and warns where an event loop runs, as in a kernel: whate
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from modal_magic.backends.base import Plan, Reached
@@ -20,11 +22,19 @@ from modal_magic.specs import AgentSpec, GatewaySpec
 if TYPE_CHECKING:
     import modal
 
-    from modal_magic.backends.modal_meeting import Calls, Ticket
+    from modal_magic.backends.modal_meeting import Ticket
 
 __all__ = ["ModalBackend"]
 
 Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a session has on Modal: the key of its meeting, and its calls by their ids, the gateway's first."""
+
+    key: str
+    calls: list[str]
 
 
 class ModalBackend:
@@ -33,7 +43,7 @@ class ModalBackend:
     name = "modal"
 
     def __init__(self) -> None:
-        self._calls: dict[str, Calls] = {}
+        self._started: dict[str, Started] = {}
 
     def prepare(self) -> None:
         """See `Backend`: nothing that costs money is started before it is asked for."""
@@ -41,14 +51,24 @@ class ModalBackend:
     def start(self, plan: Plan) -> Reached:
         """See `Backend`."""
         abandoned = threading.Event()
-        reached, self._calls[plan.session] = _in_thread(lambda: _start(plan, abandoned), abandoned)
-        return reached
+
+        def work() -> Reached:
+            reached, self._started[plan.session] = _start(plan, abandoned)
+            if abandoned.is_set():  # before it was noted down, perhaps: then nobody else has found it
+                _give_up(self._started.pop(plan.session, None))
+            return reached
+
+        try:
+            return _in_thread(work, abandoned)
+        except BaseException:  # also an interrupt when all was up already
+            _in_thread(lambda: _give_up(self._started.pop(plan.session, None)))
+            raise
 
     def finish(self, session: str, seconds: float) -> bool:
         """See `Backend`. What has not ended by itself is cancelled; a session of another kernel sees to that itself."""
-        calls = self._calls.pop(session, None)
-        if calls is not None:
-            _in_thread(lambda: _end(calls, seconds))
+        started = self._started.pop(session, None)
+        if started is not None:
+            _in_thread(lambda: _end(started, seconds))
         return True
 
     def close(self) -> None:
@@ -66,8 +86,8 @@ def _in_thread(work: Callable[[], Result], abandoned: threading.Event | None = N
             future.set_exception(error)
 
     thread = threading.Thread(target=run, name="modal_magic modal", daemon=True)
-    thread.start()
     try:
+        thread.start()
         return future.result()
     except BaseException:
         if abandoned is not None:
@@ -76,7 +96,7 @@ def _in_thread(work: Callable[[], Result], abandoned: threading.Event | None = N
         raise
 
 
-def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Calls]:
+def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     import modal
 
     from modal_magic.backends.modal_app import deployed, node_class
@@ -95,8 +115,7 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Calls]:
         calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key))
         node_of = modal.Cls.from_name(app, node_class(containers))()
         calls.extend(node_of.serve.spawn(key, node_rank) for node_rank in range(plan.nodes))
-        kept = Calls(calls[0].object_id, [call.object_id for call in calls[1:]])
-        meeting.put("calls", kept)
+        meeting.put("calls", Calls(calls[0].object_id, [call.object_id for call in calls[1:]]))
         at = meeting.wait("gateway", GatewayAt, containers.startup_timeout, abandoned.is_set)
         if at is None:
             raise SessionError(
@@ -104,12 +123,12 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Calls]:
                 "given up"
             )
     except BaseException as error:
-        for call in calls:
-            call.cancel(terminate_containers=True)
+        _give_up(Started(key, [call.object_id for call in calls]))
         if isinstance(error, modal.exception.Error):
             raise SessionError(explain(error)) from error
         raise
-    return Reached(at.client_host, at.client_port, gateway.public, client, 0), kept
+    started = Started(key, [call.object_id for call in calls])
+    return Reached(at.client_host, at.client_port, gateway.public, client, 0), started
 
 
 def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
@@ -156,7 +175,26 @@ def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
     )
 
 
-def _end(calls: Calls, seconds: float) -> None:
+def _end(started: Started, seconds: float) -> None:
+    """Wait until a session that was told to stop has ended, and end what has not by then."""
     from modal_magic.backends.modal_node import end_calls
 
-    end_calls([calls.gateway, *calls.nodes], seconds)
+    end_calls(started.calls, seconds)
+
+
+def _give_up(started: Started | None) -> None:
+    """End a session that nobody will know of. What cannot be done of it keeps nothing of the rest.
+
+    Containers that come late learn from the meeting that it is over.
+    """
+    import modal
+
+    from modal_magic.backends.modal_meeting import Meeting
+
+    if started is None:
+        return
+    for name in started.calls:
+        with contextlib.suppress(modal.exception.Error):
+            modal.FunctionCall.from_id(name).cancel(terminate_containers=True)
+    with contextlib.suppress(modal.exception.Error):
+        Meeting(started.key).end("its start was given up")

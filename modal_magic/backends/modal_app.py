@@ -20,6 +20,8 @@ __all__ = ["deployed", "node_class"]
 
 LONGEST_SECONDS = 24 * 3600
 """How long one call may serve: Modal's limit for a function."""
+LEAST_SCALEDOWN_SECONDS = 2
+"""How long a container without a call stays: Modal's minimum. One that was started for a cancelled call has none."""
 BESIDE = ("ipython", "msgspec", "nest-asyncio2", "pyzmq", "numpy")
 """What ranks, agents and the gateway need beside torch, in the notebook's own versions."""
 
@@ -49,7 +51,9 @@ def deployed(gpu: str | None, containers: Containers) -> str:
             "timeout": LONGEST_SECONDS,
             "startup_timeout": round(containers.startup_timeout),
         }
-        app.cls(**common, single_use_containers=True, nonpreemptible=True)(Gateway)
+        app.cls(**common, single_use_containers=True, scaledown_window=LEAST_SCALEDOWN_SECONDS, nonpreemptible=True)(
+            Gateway
+        )
         app.cls(**common, **_of_nodes(gpu, containers))(ColdNode if containers.snapshot == "off" else Node)
         with modal.enable_output():  # the log of a build that fails is what its user needs
             app.deploy()
@@ -69,13 +73,11 @@ def _of_nodes(gpu: str | None, containers: Containers) -> dict[str, Any]:
         "nonpreemptible": containers.nonpreemptible or None,
         "env": {PRELOAD: " ".join(containers.preload)},
         "enable_memory_snapshot": containers.snapshot != "off",
+        "single_use_containers": containers.scaledown is None,
+        "scaledown_window": round(containers.scaledown or LEAST_SCALEDOWN_SECONDS),
     }
     if containers.snapshot == "gpu":
         found["experimental_options"] = {"enable_gpu_snapshot": True}
-    if containers.scaledown is None:
-        found["single_use_containers"] = True
-    else:
-        found["scaledown_window"] = round(containers.scaledown)
     return found
 
 
