@@ -268,7 +268,7 @@ class Gateway:
             self._reply(identity, p.Refused(request.client, reason))
             return
         machine = self.machine
-        going = [queued.task.run for _, queued in machine.queue]
+        going = machine.queue.runs
         if machine.active is not None:
             going.append(machine.active.run)
         welcome = p.Attached(
@@ -284,7 +284,7 @@ class Gateway:
 
     def _status(self, request: str) -> p.Status:
         machine, now = self.machine, self.now()
-        run = machine.active.run if machine.active is not None else machine.retrying or None
+        run = machine.active.run if machine.active is not None else machine.queue.retrying or None
         left = {timer: due - now for timer, due in self.timers.due.items()}
         return p.Status(
             request=request,
@@ -303,7 +303,7 @@ class Gateway:
                 for number, rank in enumerate(machine.ranks)
             ],
             run=run,
-            queued=[queued.task.run for _, queued in machine.queue if queued.task.run != run],
+            queued=[queued for queued in machine.queue.runs if queued != run],
             clients=self.clients.reachable,
             uptime=now - self.began,
             lease=self.spec.lease,

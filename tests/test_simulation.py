@@ -31,7 +31,7 @@ def test_a_seed_replays_exactly() -> None:
 
 
 def forget_health(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("modal_magic.state.machine.can_meet_again", lambda healths: True)
+    patch.setattr("modal_magic.state.running.can_meet_again", lambda healths: True)
 
 
 def blame_who_spoke_first(patch: pytest.MonkeyPatch) -> None:

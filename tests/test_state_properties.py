@@ -97,12 +97,12 @@ class JudgedRig(Rig):
 
 
 def everything(machine: s.Machine) -> str:
-    return repr({name: value for name, value in vars(machine).items() if name not in ("plan", "_effects")})
+    return repr({name: value for name, value in vars(machine).items() if name not in ("plan", "effects")})
 
 
 def outstanding(machine: s.Machine) -> set[str]:
     active = {machine.active.run} if machine.active is not None else set()
-    return active | {request.task.run for _, request in machine.queue}
+    return active | set(machine.queue.runs)
 
 
 @settings(deadline=None, max_examples=150)

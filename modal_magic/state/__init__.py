@@ -1,15 +1,12 @@
 """The session's state machine, pure: stimuli in, effects out; no clock, no socket, no thread."""
 
+from modal_magic.state.active_run import ActiveRun
+from modal_magic.state.closing import CLOSING_SECONDS
+from modal_magic.state.group import ATTEMPTS, GROUP_SECONDS
 from modal_magic.state.lease import Lease
-from modal_magic.state.machine import (
-    ATTEMPTS,
-    CLOSING_SECONDS,
-    GROUP_SECONDS,
-    VERDICT_SECONDS,
-    Machine,
-)
+from modal_magic.state.machine import Machine
 from modal_magic.state.plan import Plan, Rank
-from modal_magic.state.runs import ActiveRun
+from modal_magic.state.running import VERDICT_SECONDS
 from modal_magic.state.stalls import LOOK_SECONDS, PATIENCE_SECONDS, StallWatch, find_stall
 from modal_magic.state.tables import (
     BUSY,

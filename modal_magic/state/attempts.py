@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from modal_magic import protocol as p
-from modal_magic.state.runs import LOST, ActiveRun
+from modal_magic.state.active_run import LOST, ActiveRun
 
 __all__ = ["delay_before", "next_attempt"]
 

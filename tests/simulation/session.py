@@ -151,7 +151,7 @@ class Simulation:
         machine = self.gateway.machine
         if machine.state in (SessionState.CLOSING, SessionState.CLOSED):
             return
-        if self.gateway.clients or machine.active is not None or machine.queue:
+        if self.gateway.clients or machine.active is not None or machine.queue.runs:
             self.leasing_since = None
         elif self.leasing_since is None:
             self.leasing_since = self.world.now

@@ -1,4 +1,4 @@
-"""The run that is going on: when it is over, who failed first, and whether its ranks can meet again."""
+"""The run in progress as data: when it is over, who failed first, and whether its ranks can meet again."""
 
 from __future__ import annotations
 

@@ -1,0 +1,122 @@
+"""The nodes of a session: they join, fall silent, come back or are gone, and their ranks with them."""
+
+from __future__ import annotations
+
+from modal_magic import protocol as p
+from modal_magic.ranges import format_ranks, name_ranks
+from modal_magic.state.closing import begin_closing, close
+from modal_magic.state.group import GROUP_SECONDS
+from modal_magic.state.running import lost
+from modal_magic.state.tables import RankState
+from modal_magic.state.truth import Truth
+from modal_magic.state.words import Log, NodeGone, NodeJoined, SetTimer
+from modal_magic.topology import Meeting
+
+__all__ = ["await_nodes", "node_gone", "node_joined", "not_returned", "patience_over"]
+
+R = RankState
+
+
+def node_joined(truth: Truth, joined: NodeJoined) -> None:
+    """An agent has said its first word. Once all have, the ranks are started."""
+    if joined.node_rank not in range(truth.plan.topology.nodes):
+        return
+    if (before := truth.nodes.get(joined.node_rank)) is not None:
+        if before.pid == joined.pid:  # it was asked twice
+            return
+        _lose_ranks(
+            truth, joined.node_rank, f"ended with the agent of node {joined.node_rank}, which {joined.predecessor}"
+        )
+    truth.nodes[joined.node_rank] = joined
+    truth.do(SetTimer(f"return of node {joined.node_rank}", None))
+    if joined.node_rank in truth.silent:
+        truth.silent.discard(joined.node_rank)
+        _welcome_back(truth, joined)
+    if truth.meeting is not None and joined.node_rank == 0:  # it may have come back elsewhere
+        truth.meeting = Meeting(joined.address, joined.port, truth.plan.i6pn)
+    if truth.meeting is not None or len(truth.nodes) < truth.plan.topology.nodes:
+        return  # of one that comes back, `revive` starts the ranks that are lost
+    truth.meeting = Meeting(truth.nodes[0].address, truth.nodes[0].port, truth.plan.i6pn)
+    truth.launch(truth.those(R.LAUNCHING))
+    truth.do(SetTimer("group", GROUP_SECONDS))
+    needs = truth.plan.topology.ranks_per_node
+    short = [node.accelerators for node in truth.nodes.values() if node.accelerators < needs]
+    if truth.plan.accelerated and short:
+        found = f"found {short[0]} GPU{'s' * (short[0] != 1)} for {needs} rank{'s' * (needs != 1)} of a node"
+        truth.do(Log(p.Notice(f"{found}: they run on the CPU instead")))
+
+
+def node_gone(truth: Truth, gone: NodeGone) -> None:
+    """An agent has left or fallen silent: its ranks are lost, and it may come back where it is only silent."""
+    truth.nodes.pop(gone.node_rank, None)
+    verb = "went silent" if gone.silent else "ended"
+    _lose_ranks(truth, gone.node_rank, f"{verb} with node {gone.node_rank}, which {gone.cause}", replaced=False)
+    if gone.silent:
+        truth.silent.add(gone.node_rank)
+        truth.do(SetTimer(f"return of node {gone.node_rank}", p.DEAD_MAN_SECONDS))
+    else:
+        _give_up(truth, gone.node_rank, gone.cause)
+    if truth.nodes and truth.meeting is None:  # it may come back, but nobody waits for it for ever
+        truth.do(SetTimer("group", GROUP_SECONDS))
+
+
+def not_returned(truth: Truth, node_rank: int) -> None:
+    """The time is over in which a silent node could have come back."""
+    if node_rank not in truth.silent:
+        return
+    _give_up(truth, node_rank, "stopped answering")
+    if truth.nodes and truth.meeting is None and not truth.awaits_nodes:  # nobody else would end the wait
+        begin_closing(truth, f"node {node_rank} stopped answering before the session was up")
+
+
+def await_nodes(truth: Truth) -> None:
+    """Have the session end after its patience while not all nodes are there."""
+    awaiting = truth.meeting is None and truth.plan.patience is not None
+    if awaiting != truth.awaits_nodes:
+        truth.awaits_nodes = awaiting
+        truth.do(SetTimer("nodes", truth.plan.patience if awaiting else None))
+
+
+def patience_over(truth: Truth) -> None:
+    """Nodes have not come in the time that they were given."""
+    assert truth.plan.patience is not None
+    here, count = sorted(truth.nodes), truth.plan.topology.nodes
+    queued = [node_rank for node_rank in range(count) if node_rank not in truth.nodes]
+    which = f"node{'s' * (len(queued) != 1)} {format_ranks(queued)} of {count}"
+    verb = "is" if len(queued) == 1 else "are"
+    others = f"; node{'s' * (len(here) != 1)} {format_ranks(here)} started and ended again" if here else ""
+    begin_closing(truth, f"{which} {verb} still queued after {truth.plan.patience:g} s{others}")
+
+
+def _lose_ranks(truth: Truth, node_rank: int, cause: str, replaced: bool = True) -> None:
+    for rank in truth.plan.topology.ranks_of(node_rank):
+        if truth.ranks[rank].state is not R.LOST:
+            event = p.Lost(rank, cause, replaced=replaced)
+            truth.do(Log(event))
+            lost(truth, event)
+
+
+def _give_up(truth: Truth, node_rank: int, cause: str) -> None:
+    """A node will not come back. Without any node there is no session."""
+    truth.silent.discard(node_rank)
+    truth.do(SetTimer(f"return of node {node_rank}", None))
+    if not truth.nodes and not truth.silent:
+        close(truth, f"node {node_rank} {cause}, and no node is left")
+
+
+def _welcome_back(truth: Truth, joined: NodeJoined) -> None:
+    """A node that fell silent is there again: its workers have kept their variables, and leave what they ran."""
+    own = truth.plan.topology.ranks_of(joined.node_rank)
+    back = [alive for alive in joined.workers if alive.rank in own and truth.ranks[alive.rank].state is R.LOST]
+    for alive in back:
+        truth.advance(alive.rank, p.Returned(alive.rank) if alive.launched else p.Launch([], 0, None))
+        truth.ranks[alive.rank].pid = alive.pid
+        truth.do(Log(p.Returned(alive.rank)))
+        if alive.run:
+            truth.tell_ranks([alive.rank], p.InterruptRanks, alive.run)
+    truth.returned = truth.returned or bool(back)
+    if back and not truth.plan.grouped:
+        truth.tell_ranks([alive.rank for alive in back], p.RegroupRanks, truth.generation, True)
+    who = name_ranks([alive.rank for alive in back])
+    kept = f": {who} kept {'its' if len(back) == 1 else 'their'} variables" if back else ""
+    truth.do(Log(p.Notice(f"node {joined.node_rank} answers again{kept}")))
