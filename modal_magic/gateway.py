@@ -210,7 +210,7 @@ class Gateway:
         if isinstance(event, p.Output):
             self._record_output(event)
             return
-        if isinstance(event, p.Progress | p.Metric):
+        if isinstance(event, p.Progress | p.Metric | p.Usage):
             if self.live.take(event):
                 self.live_by = min(self.live_by, self.now() + LIVE_SECONDS)
             else:
@@ -299,6 +299,7 @@ class Gateway:
                     rank.pid,
                     run if machine.active is not None and number in machine.active.pending else None,
                     rank.device,
+                    *self.live.seen(number, run),
                 )
                 for number, rank in enumerate(machine.ranks)
             ],

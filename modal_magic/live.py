@@ -15,14 +15,15 @@ CURVES = 100
 
 @dataclass(slots=True)
 class Gauges:
-    """The bars of one rank by their number, and its metrics by their name."""
+    """The bars of one rank by their number, its metrics by their name, and what it used last."""
 
     bars: dict[int, p.Progress] = field(default_factory=dict)
     curves: dict[str, Series] = field(default_factory=dict)
+    usage: p.Usage | None = None
 
     def take(self, event: p.LiveEvent) -> bool:
         """Take a word of the rank, or what another process has gathered of it. False for one metric too many."""
-        if not isinstance(event, p.Progress) and event.name not in self.curves and len(self.curves) >= CURVES:
+        if isinstance(event, p.Metric | p.Curve) and event.name not in self.curves and len(self.curves) >= CURVES:
             return False
         match event:
             case p.Progress():
@@ -30,6 +31,8 @@ class Gauges:
                     for number in [number for number, bar in self.bars.items() if bar.ended]:
                         del self.bars[number]
                 self.bars[event.bar] = event
+            case p.Usage():
+                self.usage = event
             case p.Metric():
                 self.curves.setdefault(event.name, Series()).add(event.step, event.value)
             case p.Curve():
@@ -45,26 +48,39 @@ class LiveTable:
     ranks: dict[int, Gauges] = field(default_factory=dict)
     moved: dict[tuple[int, int], p.Progress] = field(default_factory=dict)
     measured: list[p.Metric] = field(default_factory=list)
+    used: dict[int, p.Usage] = field(default_factory=dict)
 
-    def take(self, event: p.Progress | p.Metric) -> bool:
+    def take(self, event: p.Progress | p.Metric | p.Usage) -> bool:
         """Take a word of a rank. That of another run than the last begins the table anew. False: see `Gauges`."""
         if event.run != self.run:
             self.run = event.run
             self.ranks.clear()
             self.moved.clear()
             self.measured.clear()
+            self.used.clear()
         if not self.ranks.setdefault(event.rank, Gauges()).take(event):
             return False
         if isinstance(event, p.Progress):
             self.moved[event.rank, event.bar] = event
+        elif isinstance(event, p.Usage):
+            self.used[event.rank] = event
         else:
             self.measured.append(event)
         return True
 
+    def seen(self, rank: int, run: str | None) -> tuple[int, str, int | None, int | None]:
+        """Where a rank of this run was last seen, and what it used: line, function, CPU, memory."""
+        usage = self.ranks[rank].usage if run is not None and run == self.run and rank in self.ranks else None
+        if usage is None:
+            return 0, "", None, None
+        where = usage.where or p.Whereabouts()
+        return where.line, where.function, usage.cpu, usage.memory
+
     def news(self) -> list[p.LiveEvent]:
         """What has changed since the last call."""
-        found: list[p.LiveEvent] = [*self.moved.values(), *self.measured]
+        found: list[p.LiveEvent] = [*self.moved.values(), *self.measured, *self.used.values()]
         self.moved.clear()
+        self.used.clear()
         self.measured.clear()
         return found
 
@@ -73,6 +89,8 @@ class LiveTable:
         found: list[p.LiveEvent] = []
         for rank, gauges in self.ranks.items():
             found += gauges.bars.values()
+            if gauges.usage is not None:
+                found.append(gauges.usage)
             for name, series in gauges.curves.items():
                 found.append(p.Curve(rank, self.run, name, series.steps, series.values, series.stride))
                 if series.last is not None and series.last != (series.steps[-1], series.values[-1]):

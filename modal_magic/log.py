@@ -27,7 +27,7 @@ READ_BYTES = 256 * 1024
 ENDS = 1000
 """The ends of so many runs are kept when their records go: a client that was away must hear of them."""
 
-PASSING = p.Output | p.OutputCut | p.Display | p.Progress | p.Metric | p.StackTaken | p.Notice
+PASSING = p.Output | p.OutputCut | p.Display | p.LiveEvent | p.StackTaken | p.Notice
 """Events that say nothing about how a run stands."""
 
 

@@ -161,11 +161,15 @@ async def test_a_run_is_seen_as_it_goes_on_and_interrupted(served: Session, jp_f
 
     async def moving() -> Any:
         shot = (await get(jp_fetch, "sessions")).get("served")
-        return shot and all(row["loops"] and row["loops"][0]["step"] > 5 for row in shot["ranks"]) and shot
+        told = shot and all(
+            row["loops"] and row["loops"][0]["step"] > 5 and row["cpu"] is not None for row in shot["ranks"]
+        )
+        return shot if told else None
 
     shot = await until(moving)
     assert (shot["run"], shot["run_state"], shot["where"]) == (run.id, "running", "local, 2 ranks")
     assert [row["last_line"] for row in shot["ranks"]] == ["<b>hello"] * 2
+    assert all(row["line"] == 3 and row["memory"] > 10_000_000 for row in shot["ranks"])
     log = await get(jp_fetch, "sessions", "served", "log", rank="1")
     assert [(rank, stream, text) for _, _, rank, stream, text in log["lines"]] == [(1, "stdout", "<b>hello")]
     stacks = json.loads((await post(jp_fetch, "sessions", "served", "stacks")).body)

@@ -49,6 +49,20 @@ export function rate(perSecond: number | null): string {
   return perSecond < 9.95 ? perSecond.toFixed(1) : count(Math.round(perSecond));
 }
 
+/** `62 %`. */
+export function percent(number: number | null): string {
+  return number === null ? UNKNOWN : `${number} %`;
+}
+
+/** Bytes as `31.2 G` or `412 M`, in powers of 1,024. */
+export function size(bytes: number | null): string {
+  if (bytes === null) {
+    return UNKNOWN;
+  }
+  const mega = bytes / 1024 ** 2;
+  return mega < 1000 ? `${count(Math.round(mega))} M` : `${(mega / 1024).toFixed(1)} G`;
+}
+
 /** Four significant digits, and all digits of what is larger. */
 export function value(number: number | null): string {
   if (number === null || !Number.isFinite(number)) {

@@ -46,7 +46,14 @@ export interface RankRow {
   metrics: Metric[];
   last_line: string;
   waits_in: string;
+  waits_since: number;
   awaited: boolean;
+  function: string;
+  cpu: number | null;
+  memory: number | null;
+  gpu: number | null;
+  gpu_memory: number | null;
+  gpu_total: number | null;
 }
 
 /** One loop of a rank: `step` of `total` (None: unknown), `rate` in steps a second. */

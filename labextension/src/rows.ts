@@ -13,6 +13,10 @@ export interface Columns {
   metric: string | null;
   low: number;
   high: number;
+  cpu: boolean;
+  gpu: boolean;
+  /** The title of the memory that has a column: that of the GPU where there is one. Empty: none. */
+  memory: '' | 'GPU mem' | 'Memory';
 }
 
 /** The columns that a snapshot fills; the courses of one metric share one scale. */
@@ -30,7 +34,10 @@ export function columnsOf(shot: Snapshot, wanted: string | null = null): Columns
       }
     }
   }
-  return { steps: shot.ranks.some(row => row.loops.length > 0), metric, low, high };
+  const gpu = shot.ranks.some(row => row.gpu_memory !== null);
+  const memory = gpu ? 'GPU mem' : shot.ranks.some(row => row.memory !== null) ? 'Memory' : '';
+  const cpu = shot.ranks.some(row => row.cpu !== null);
+  return { steps: shot.ranks.some(row => row.loops.length > 0), metric, low, high, cpu, gpu, memory };
 }
 
 /** The titles above the rows. */
@@ -42,6 +49,9 @@ export function titles(columns: Columns): TemplateResult {
           ><span class="g-left" role="columnheader">Left</span>`
       : nothing}
     ${columns.metric !== null ? html`<span class="g-loss el" role="columnheader">${columns.metric}</span>` : nothing}
+    ${columns.cpu ? html`<span class="g-cpu" role="columnheader">CPU</span>` : nothing}
+    ${columns.gpu ? html`<span class="g-gpu" role="columnheader">GPU</span>` : nothing}
+    ${columns.memory ? html`<span class="g-mem" role="columnheader">${columns.memory}</span>` : nothing}
     <span class="g-last" role="columnheader">Last line</span>
   </div>`;
 }
@@ -72,8 +82,40 @@ export function rankRow(
     >
     ${columns.steps ? steps(row, look.bar) : nothing}
     ${columns.metric !== null ? metricCell(row.metrics.find(each => each.name === columns.metric), columns) : nothing}
+    ${columns.cpu ? html`<span class="g-cpu" role="gridcell">${meter('CPU', row.cpu, 100, format.percent)}</span>` : nothing}
+    ${columns.gpu ? html`<span class="g-gpu" role="gridcell">${meter('GPU', row.gpu, 100, format.percent)}</span>` : nothing}
+    ${columns.memory
+      ? html`<span class="g-mem" role="gridcell"
+          >${columns.gpu
+            ? meter(columns.memory, row.gpu_memory, row.gpu_total, format.size)
+            : format.size(row.memory)}</span
+        >`
+      : nothing}
     <span class="g-last code el" role="gridcell">${row.last_line}</span>
   </div>`;
+}
+
+/** A figure above the share that it is of all there is. */
+function meter(
+  name: string,
+  value: number | null,
+  total: number | null,
+  told: (value: number | null) => string
+): TemplateResult {
+  if (value === null || !total) {
+    return html`<span class="dim">–</span>`;
+  }
+  const percent = Math.min(100, Math.round((value / total) * 100));
+  return html`<span
+    class="meter"
+    role="meter"
+    aria-label=${name}
+    aria-valuemin="0"
+    aria-valuemax="100"
+    aria-valuenow=${percent}
+    aria-valuetext=${told(value)}
+    >${told(value)}<i><i style="width:${percent}%"></i></i
+  ></span>`;
 }
 
 /** What stands dim behind a state: its age, how long it took, or the line where it ended. */
@@ -82,10 +124,10 @@ function since(row: RankRow, now: number): string {
     return `line ${row.line}`;
   }
   if (row.awaited && row.line) {
-    return `line ${row.line}`;
+    return `${row.waits_since ? `${format.age(now - row.waits_since, false)} · ` : ''}line ${row.line}`;
   }
   if (row.waits_in) {
-    return '';
+    return row.waits_since ? format.age(now - row.waits_since, false) : '';
   }
   if (row.seconds !== null) {
     return format.duration(row.seconds);

@@ -207,7 +207,7 @@ export class SessionView {
     const width = shot.ranks.length >= 1000 ? 48 : shot.ranks.length > 10 ? 18 : 12;
     this._focused = Math.min(this._focused, shot.ranks.length - 1);
     return html`<div
-      class="rows ${columns.steps ? '' : 'plain'}"
+      class="rows ${[columns.steps ? '' : 'plain', columns.metric === null ? '' : 'loss', columns.cpu ? 'cpu' : '', columns.gpu ? 'gpu' : '', columns.memory ? 'mem' : ''].join(' ')}"
       style="--mm-rank-width:${width}px"
       role="treegrid"
       aria-label=${this._trans.__('ranks')}
@@ -227,7 +227,16 @@ export class SessionView {
     const __ = (text: string, ...values: unknown[]) => this._trans.__(text, ...values);
     const row = this._content.known?.shot.ranks[log.rank ?? -1];
     const found = log.query ? log.lines.filter(line => line[4].toLowerCase().includes(log.query.toLowerCase())) : log.lines;
-    const facts = row ? [__('node %1', row.node), row.pid ? `pid ${row.pid}` : '', row.line ? __('cell line %1', row.line) : ''] : [];
+    const facts = row
+      ? [
+          __('node %1', row.node),
+          row.pid ? `pid ${row.pid}` : '',
+          row.line ? `${__('cell line %1', row.line)}${row.function ? ` ${__('in %1', plain(row.function))}` : ''}` : '',
+          row.cpu === null ? '' : `CPU ${format.percent(row.cpu)}`,
+          row.memory === null ? '' : __('memory %1', format.size(row.memory)),
+          row.gpu === null ? '' : `GPU ${format.percent(row.gpu)}`
+        ]
+      : [];
     return html`<section class="log ${this._panel ? 'tall' : ''}" aria-label=${log.rank === null ? __('log of all ranks') : __('log of rank %1', log.rank)}>
       <header>
         <span>${facts.filter(Boolean).join(' · ') || __('All ranks')}</span>

@@ -6,7 +6,8 @@ import { applied, EventParser, Store, type Known, type Patch } from '../src/stor
 export function row(rank: number, more: Partial<RankRow> = {}): RankRow {
   return {
     rank, node: rank, pid: 1, state: 'running', since: 100, seconds: null, line: 0, loops: [], fraction: null, left: null,
-    metrics: [], last_line: '', waits_in: '', awaited: false, ...more
+    metrics: [], last_line: '', waits_in: '', waits_since: 0, awaited: false, function: '', cpu: null, memory: null, gpu: null, gpu_memory: null,
+    gpu_total: null, ...more
   };
 }
 

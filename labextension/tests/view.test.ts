@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, it } from 'vitest';
 
 import { matches, place, slowestFirst } from '../src/many';
 import { lineOf } from '../src/panel-line';
@@ -12,10 +12,14 @@ HTMLElement.prototype.getClientRects = () => [{}] as unknown as DOMRectList;
 
 const trans = { __: (text: string, ...values: unknown[]) => text.replace(/%(\d)/g, (_, n) => String(values[n - 1])) };
 
+const views: SessionView[] = [];
+afterEach(() => views.splice(0).forEach(view => view.dispose()));
+
 function drawn(content: Partial<Content> & { shot?: Parameters<typeof shot>[0] } = {}): HTMLElement {
   const host = document.createElement('div');
   document.body.append(host);
   const view = new SessionView(host, null, trans);
+  views.push(view);
   view.update({ known: { shot: shot(content.shot), at: performance.now() }, link: 'live', heard: 0, fixed: true, ...content });
   return host;
 }
@@ -49,6 +53,15 @@ describe('a view', () => {
     const host = drawn({ shot: { stall: 'rank 0 waits', ranks: [row(0, { waits_in: 'all_reduce #77' }), row(1, { awaited: true, line: 18 })] } });
     expect([...host.querySelectorAll('.row .g-st')].map(each => each.textContent?.trim())).toEqual(['all_reduce #77', 'Stragglerline 18']);
     expect(host.querySelector('[role=status] h3')?.textContent).toContain('Rank 0 waits');
+  });
+
+  it('shows what ranks use, and of memory that of the GPU where there is one', () => {
+    const used = { cpu: 62, memory: 1.5 * 1024 ** 3 };
+    expect(drawn({ shot: { ranks: [row(0, used)] } }).querySelector('.row .g-mem')?.textContent?.trim()).toBe('1.5 G');
+    const gpu = { gpu: 94, gpu_memory: 31.2 * 1024 ** 3, gpu_total: 40 * 1024 ** 3 };
+    const host = drawn({ shot: { ranks: [row(0, { ...used, ...gpu }), row(1)] } });
+    expect([...host.querySelectorAll('.row [role=meter]')].map(each => `${each.getAttribute('aria-label')} ${each.textContent?.trim()} ${each.getAttribute('aria-valuenow')}`)).toEqual(['CPU 62 % 62', 'GPU 94 % 94', 'GPU mem 31.2 G 78']);
+    expect(host.querySelectorAll('.row')[1]?.querySelector('.g-gpu')?.textContent?.trim()).toBe('–');
   });
 
   it('draws a thousand ranks with a few elements', () => {

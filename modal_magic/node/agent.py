@@ -27,6 +27,7 @@ from modal_magic.node.memory import MemoryWatch
 from modal_magic.node.rank_process import RankProcess, cause_of_death, open_lines
 from modal_magic.node.stacks import silence
 from modal_magic.node.uplink import Uplink
+from modal_magic.node.usage import SAMPLE, UsageWatch
 from modal_magic.specs import (
     AgentSpec,
     End,
@@ -63,6 +64,7 @@ class Agent:
     watched: dict[object, int] = field(default_factory=dict)
     port_holder: socket.socket | None = None
     memory: MemoryWatch = field(default_factory=MemoryWatch)
+    usage: UsageWatch = field(default_factory=UsageWatch)
     notice_due: str = ""
     leaving: str | None = None
     leave_by: float = 0.0
@@ -130,6 +132,7 @@ class Agent:
         due = [worker.kill_at for worker in self.workers.values() if worker.kill_at is not None]
         due += [when for worker in self.workers.values() for when in worker.asked.values()]
         due += [pipe.flush_at for worker in self.workers.values() for pipe in worker.pipes if pipe.flush_at is not None]
+        due.append(self.usage.due())
         return [*due, self.leave_by] if self.leaving is not None else due
 
     def look_at_the_clock(self, now: float) -> None:
@@ -148,6 +151,8 @@ class Agent:
                 if pipe.flush_at is not None and now >= pipe.flush_at:
                     pipe.read_all()
                     self.gateway.emit(worker.take(pipe, now))
+        if now >= self.usage.due():
+            self.gateway.emit(*self.usage.turn(self.workers.values(), now))
         if self.leaving is not None and now >= self.leave_by:
             self.leave_by = now + EXIT_SECONDS
             for worker in self.workers.values():
@@ -192,8 +197,9 @@ class Agent:
                 for worker in self.chosen(ranks):
                     # What is in the pipes now was written before this run and belongs to the one before it.
                     self.gateway.emit(*worker.output(time.monotonic()))
-                    worker.run, worker.owes = task.run, True
+                    worker.run, worker.owes, worker.where = task.run, True, None
                     worker.give(task)
+                self.usage.begin(time.monotonic())
             case p.InterruptRanks(ranks=ranks, run=run):
                 for worker in self.chosen(ranks):
                     if worker.run == run and worker.owes:
@@ -265,6 +271,7 @@ class Agent:
             for descriptor in there:
                 os.close(descriptor)
         self.workers[rank] = worker
+        self.usage.add(rank, spec.place.environment)
         self.readers[worker.channel.socket.fileno()] = lambda: self.from_worker(worker)
 
     def from_worker(self, worker: RankProcess) -> None:
@@ -291,6 +298,9 @@ class Agent:
                 worker.launched = True
             elif isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
                 worker.owes, worker.kill_at = False, None
+            if isinstance(event, p.StackTaken) and event.request == SAMPLE:
+                worker.where, worker.sampled = event.where, True
+                continue
             if isinstance(event, p.StackTaken):
                 worker.unanswered -= 1
                 if worker.asked.pop(event.request, None) is None:

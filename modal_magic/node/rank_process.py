@@ -20,7 +20,8 @@ __all__ = ["RankProcess", "cause_of_death", "open_lines"]
 class RankProcess:
     """A worker seen from outside. `outgoing` is what it has not read yet: an agent waits for no rank.
 
-    `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer.
+    `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer. `where` is
+    where the rank was at the last sample, and `sampled` says that this has been answered.
     """
 
     rank: int
@@ -37,6 +38,8 @@ class RankProcess:
     outgoing: bytearray = field(default_factory=bytearray)
     asked: dict[str, float] = field(default_factory=dict)
     unanswered: int = 0
+    where: p.Whereabouts | None = None
+    sampled: bool = True
 
     def give(self, task: p.Task) -> None:
         """Have a task sent, after those that are not yet read."""
@@ -52,6 +55,14 @@ class RankProcess:
             pass
         except OSError:
             self.outgoing.clear()
+
+    def sample(self, request: str) -> None:
+        """Ask where the rank is, for the views; one that has not answered is not asked again."""
+        if self.sampled:
+            self.sampled = False
+            self.give(p.TakeStack(request, 0))
+        else:
+            self.where = None
 
     def leave_by(self, moment: float) -> None:
         """The worker is killed if it still owes the end of its run at this moment (monotonic seconds)."""

@@ -45,6 +45,7 @@ from modal_magic.protocol.node_events import (
     RankEvent,
     StackTaken,
     Started,
+    Usage,
     WorkerEvent,
 )
 from modal_magic.protocol.orders import (
@@ -229,6 +230,7 @@ __all__ = [
     "Taken",
     "Tally",
     "Task",
+    "Usage",
     "Whereabouts",
     "WorkerEvent",
     "batch",

@@ -87,6 +87,24 @@ class Metric(Message):
     step: float
 
 
+class Usage(Message):
+    """What a rank uses while it runs a cell, and where it is, as its agent has sampled it.
+
+    `where` is None where it did not answer. `cpu` is in percent of one core, of the rank's own process since the
+    sample before; `memory` is what that has in RAM, in bytes. Of its GPU, whoever uses that: `gpu` is the percent of
+    time in which it computed, `gpu_memory` the bytes in use of `gpu_total`. None is what is not known.
+    """
+
+    rank: int
+    run: str
+    where: Whereabouts | None = None
+    cpu: int | None = None
+    memory: int | None = None
+    gpu: int | None = None
+    gpu_memory: int | None = None
+    gpu_total: int | None = None
+
+
 class Finished(Message):
     """A rank came to the end of the cell; `exit_code` is 0 when it was `sys.exit` that ended it."""
 
@@ -162,4 +180,4 @@ WorkerEvent = (
     | Interrupted
     | StackTaken
 )
-NodeEvent = WorkerEvent | Lost | Notice
+NodeEvent = WorkerEvent | Usage | Lost | Notice

@@ -85,7 +85,11 @@ class RankStack(Part):
 
 
 class RankStatus(Part):
-    """One row of a session's status."""
+    """One row of a session's status.
+
+    While it runs a cell, `line` (0: in none) and `function` are where it was last seen, `cpu` is in percent of one core
+    and `memory` in bytes, None where it is not known.
+    """
 
     rank: int
     node_rank: int
@@ -93,6 +97,10 @@ class RankStatus(Part):
     pid: int
     run: str | None
     device: str
+    line: int = 0
+    function: str = ""
+    cpu: int | None = None
+    memory: int | None = None
 
 
 class RunKnown(Part):

@@ -24,7 +24,7 @@ class Attached(Message):
 
 
 class Live(Message):
-    """What has changed of bars and metrics, and to a client that was not there all of it."""
+    """What has changed of bars, metrics and what ranks use, and to a client that was not there all of it."""
 
     events: list[LiveEvent]
 

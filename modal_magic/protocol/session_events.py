@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from modal_magic.protocol.message import Message, Part
-from modal_magic.protocol.node_events import Metric, NodeEvent, Progress
+from modal_magic.protocol.node_events import Metric, NodeEvent, Progress, Usage
 from modal_magic.protocol.parts import RankStack
 
 RunStatus = Literal["done", "failed", "interrupted"]
@@ -101,7 +101,7 @@ class Curve(Message):
 
 Event = NodeEvent | Returned | Submitted | Stalled | RunQueued | RunRetried | OutputCut | RunEnded | SessionChanged
 
-LiveEvent = Progress | Metric | Curve
+LiveEvent = Progress | Metric | Curve | Usage
 """What is told often and is worth nothing when it is old: not in the log; a client is sent the newest of it."""
 
 

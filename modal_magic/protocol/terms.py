@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-VERSION = 3
+VERSION = 4
 """Rises with every change that an older peer could not read; peers of different versions refuse each other."""
 
 BEAT_SECONDS = 0.25

@@ -30,7 +30,8 @@ class RankView:
 
     `lost` says how its process ended during the run; its variables are gone then, however the cell had ended there.
     `since` is when the rank came into its state, and `moved` when it last told of its progress, by the clock of the
-    session in seconds since 1970. `last_line` is the start of the last line that it wrote.
+    session in seconds since 1970; at `sampled` it was seen where its gauges say. `last_line` is the start of the last
+    line that it wrote.
     """
 
     rank: int
@@ -45,6 +46,7 @@ class RankView:
     chunks: list[p.Output] = field(default_factory=list)
     since: float = 0.0
     moved: float = 0.0
+    sampled: float = 0.0
     last_line: str = ""
     gauges: Gauges = field(default_factory=Gauges)
 
@@ -145,6 +147,9 @@ class RunView:
                 self.shown.append(event)
             case p.Stalled():
                 self.stall = event
+            case p.Usage():
+                self.rank(event.rank).gauges.take(event)
+                self.rank(event.rank).sampled = at
             case p.Progress() | p.Metric() | p.Curve():
                 if self.stall is not None and any(stack.rank == event.rank for stack in self.stall.waiting):
                     self.stall = None  # a rank that waited has moved on

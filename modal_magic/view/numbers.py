@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["count", "duration", "rate", "sparkline", "value"]
+__all__ = ["count", "duration", "percent", "rate", "size", "sparkline", "value"]
 
 UNKNOWN = "–"
 BLOCKS = "▁▂▃▄▅▆▇█"
@@ -48,6 +48,19 @@ def value(number: float) -> str:
     if math.isfinite(number) and 10_000 <= abs(number) < 1e12:
         return f"{number:,.0f}"
     return f"{number:.4g}"
+
+
+def size(number: int | None) -> str:
+    """Bytes as `31.2 G` or `412 M`, in powers of 1,024."""
+    if number is None:
+        return UNKNOWN
+    mega = number / 1024**2
+    return f"{mega:,.0f} M" if mega < 1000 else f"{mega / 1024:,.1f} G"
+
+
+def percent(number: int | None) -> str:
+    """`62 %`."""
+    return UNKNOWN if number is None else f"{number} %"
 
 
 def sparkline(values: Sequence[float], low: float, high: float, width: int = 12) -> str:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from html import escape
 
-from modal_magic.view.numbers import count, duration, rate, sparkline, value
+from modal_magic.view.numbers import count, duration, percent, rate, size, sparkline, value
 from modal_magic.view.snapshot import RankRow, Snapshot, columns
 
 __all__ = ["as_html", "as_plain", "progress_line", "summary"]
@@ -16,7 +16,7 @@ COLUMNS = 100
 ROWS = 32
 """Of more ranks than this, those are listed that are the furthest behind."""
 MARKS = {"done": "✓", "failed": "✗", "lost": "✗", "interrupted": "■", "running": "▶"}
-PLAIN_MARKS = {"✓": "+", "✗": "x", "■": "#", "▶": ">"}
+PLAIN_MARKS = {"✓": "+", "✗": "x", "■": "#", "▶": ">", "‖": "="}
 URGENT = ("failed", "lost", "interrupted")
 
 
@@ -127,12 +127,26 @@ def _table(shot: Snapshot) -> list[list[Cell]]:
     shown = [metric for row in listed for metric in row.metrics if metric.name == name]
     values = [number for metric in shown for number in metric.values if math.isfinite(number)]
     low, high = (min(values), max(values)) if values else (0.0, 0.0)
-    return [_cells(row, stepping, name, low, high) for row in listed]
+    return [[*_cells(row, stepping, name, low, high), *_used(row, shot), _last(row)] for row in listed]
+
+
+def _used(row: RankRow, shot: Snapshot) -> list[Cell]:
+    """What a rank uses; what is known of no rank has no column."""
+    told = [
+        ("cpu", percent(row.cpu), any(each.cpu is not None for each in shot.ranks)),
+        ("memory", size(row.memory), any(each.memory is not None for each in shot.ranks)),
+        ("gpu", percent(row.gpu), any(each.gpu is not None for each in shot.ranks)),
+        ("gpu mem", size(row.gpu_memory), any(each.gpu_memory is not None for each in shot.ranks)),
+    ]
+    return [Cell(title, text) for title, text, known in told if known]
+
+
+def _last(row: RankRow) -> Cell:
+    return Cell("last line", row.last_line, code=True)
 
 
 def _cells(row: RankRow, stepping: bool, name: str | None, low: float, high: float) -> list[Cell]:
-    line = f" line {row.line}" if row.line and row.state in ("failed", "interrupted") else ""
-    cells = [Cell("rank", str(row.rank)), Cell("state", f"{MARKS.get(row.state, ' ')} {row.state}{line}")]
+    cells = [Cell("rank", str(row.rank)), Cell("state", _state(row))]
     if stepping:
         loop = row.loops[-1] if row.loops else None
         cells.append(Cell("step", _step(loop.step, loop.total) if loop is not None else ""))
@@ -141,7 +155,17 @@ def _cells(row: RankRow, stepping: bool, name: str | None, low: float, high: flo
         metric = next((metric for metric in row.metrics if metric.name == name), None)
         course = f"{sparkline(metric.values, low, high)} {value(metric.value)}" if metric is not None else ""
         cells.append(Cell(name, course))
-    return [*cells, Cell("last line", row.last_line, code=True)]
+    return cells
+
+
+def _state(row: RankRow) -> str:
+    """`✗ failed line 12`; of a rank that waits or is waited for, that."""
+    if row.awaited:
+        return f"! straggler line {row.line}" if row.line else "! straggler"
+    if row.waits_in:
+        return f"‖ {row.waits_in}"
+    line = f" line {row.line}" if row.line and row.state in ("failed", "interrupted") else ""
+    return f"{MARKS.get(row.state, ' ')} {row.state}{line}"
 
 
 def _step(step: float, total: float | None) -> str:

@@ -13,6 +13,8 @@ from modal_magic.view.stack import stall_sentence
 
 __all__ = ["Failure", "Loop", "Metric", "RankRow", "SessionFacts", "Snapshot", "columns", "snapshot", "where_it_runs"]
 
+WAITING_SECONDS = 1.0
+"""A rank that is in a collective for so long is shown as waiting there."""
 STILL_SECONDS = 3.0
 """A bar that has not moved for so long, and for three of its steps, has the rate 0."""
 
@@ -39,8 +41,9 @@ class RankRow(msgspec.Struct, frozen=True):
     """One rank. Times are seconds since 1970 by the clock of the session; `line` is a line of the cell, 0 for none.
 
     `fraction` is how far it is with its outermost loop, nested ones counted in, and `left` the seconds that this
-    leaves; both are None where nothing tells. `waits_in` names the collective in which the rank waits for others, and
-    `awaited` says that others wait for it.
+    leaves; both are None where nothing tells. `waits_in` names the collective in which the rank waits for others since
+    `waits_since`, and `awaited` says that others wait for it. `function` is what it was last seen in, `cpu` percent of
+    one core, `gpu` percent of its GPU; memory is in bytes. None is what is not known.
     """
 
     rank: int
@@ -56,7 +59,14 @@ class RankRow(msgspec.Struct, frozen=True):
     metrics: tuple[Metric, ...]
     last_line: str
     waits_in: str = ""
+    waits_since: float = 0.0
     awaited: bool = False
+    function: str = ""
+    cpu: int | None = None
+    memory: int | None = None
+    gpu: int | None = None
+    gpu_memory: int | None = None
+    gpu_total: int | None = None
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -163,6 +173,10 @@ def _row(facts: SessionFacts, run: RunView | None, number: int, now: float) -> R
         for name, series in view.gauges.curves.items()
         if series.last is not None
     )
+    running = view.state == "running"
+    usage = view.gauges.usage or p.Usage(number, "")
+    where = usage.where if running and usage.where is not None else p.Whereabouts()
+    waits_in, waits_since = _waits_in(run, view, where) if running else ("", 0.0)
     return RankRow(
         rank=number,
         node=node,
@@ -170,14 +184,23 @@ def _row(facts: SessionFacts, run: RunView | None, number: int, now: float) -> R
         state=view.state,
         since=view.since,
         seconds=view.seconds,
-        line=view.error.line if view.error is not None else _line_in(view.where) or _line_now(run, number),
+        line=view.error.line
+        if view.error is not None
+        else _line_in(view.where) or _line_now(run, number) or where.line,
         loops=loops,
         fraction=fraction,
         left=left,
         metrics=metrics,
         last_line=view.last_line or (view.error.name if view.error is not None else ""),
-        waits_in=_waits_in(run, number) if view.state == "running" else "",
-        awaited=view.state == "running" and any(stack.rank == number for stack in _missing(run)),
+        waits_in=waits_in,
+        waits_since=waits_since,
+        awaited=running and any(stack.rank == number for stack in _missing(run)),
+        function=where.function,
+        cpu=usage.cpu if running else None,
+        memory=usage.memory,
+        gpu=usage.gpu if running else None,
+        gpu_memory=usage.gpu_memory,
+        gpu_total=usage.gpu_total,
     )
 
 
@@ -185,12 +208,17 @@ def _missing(run: RunView | None) -> list[p.RankStack]:
     return run.stall.missing if run is not None and run.stall is not None else []
 
 
-def _waits_in(run: RunView | None, number: int) -> str:
-    """`all_reduce #77`, where the rank waits in it."""
+def _waits_in(run: RunView | None, view: RankView, where: p.Whereabouts) -> tuple[str, float]:
+    """`all_reduce #77` where the rank waits in it, and since when."""
+    found = where if where.since >= WAITING_SECONDS and view.moved < view.sampled else p.Whereabouts()
+    since = round(view.sampled - where.since, 1)
     for stack in run.stall.waiting if run is not None and run.stall is not None else []:
-        if stack.rank == number and stack.where is not None and stack.where.collective:
-            return f"{stack.where.collective} #{stack.where.sequence}"
-    return ""
+        if stack.rank == view.rank and stack.where is not None and stack.where.collective:
+            found = stack.where
+            since = since if where.collective == found.collective else 0.0
+    if not found.collective:
+        return "", 0.0
+    return f"{found.collective} #{found.sequence}" if found.sequence else found.collective, max(0.0, since)
 
 
 def _line_now(run: RunView | None, number: int) -> int:
