@@ -25,7 +25,7 @@ from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
 from modal_magic.node.rank_process import RankProcess, cause_of_death, open_lines
-from modal_magic.node.stacks import silence
+from modal_magic.node.silent import is_stuck, silence
 from modal_magic.node.uplink import Uplink
 from modal_magic.node.usage import SAMPLE, UsageWatch
 from modal_magic.specs import (
@@ -43,6 +43,10 @@ __all__ = ["run_agent"]
 
 LEAVE_SECONDS = 1.5
 """How long a rank has to leave a run that it was told to leave, before it is killed."""
+DOUBT_SECONDS = 0.6
+"""How long one has that does not say a word and is stuck: C code holds the GIL, and waits for what does not come."""
+LOOK_SECONDS = 0.02
+"""How often it is looked at from then on."""
 EXIT_SECONDS = 2.0
 """How long a worker has to end when the session does."""
 UNWITNESSED = "is gone; with the zygote of its node gone too, nobody can say why"
@@ -129,7 +133,9 @@ class Agent:
 
     def deadlines(self) -> list[float]:
         """When something is due that no message will announce."""
-        due = [worker.kill_at for worker in self.workers.values() if worker.kill_at is not None]
+        due = [
+            when for worker in self.workers.values() for when in (worker.kill_at, worker.doubt_at) if when is not None
+        ]
         due += [when for worker in self.workers.values() for when in worker.asked.values()]
         due += [pipe.flush_at for worker in self.workers.values() for pipe in worker.pipes if pipe.flush_at is not None]
         due.append(self.usage.due())
@@ -137,13 +143,17 @@ class Agent:
 
     def look_at_the_clock(self, now: float) -> None:
         """Kill those that did not leave in time; end a node that nobody speaks to; end workers that are late to end."""
-        for worker in self.workers.values():
-            if worker.kill_at is not None and now >= worker.kill_at:
+        for worker in list(self.workers.values()):
+            if any(when is not None and now >= when for when in (worker.kill_at, worker.doubt_at)):
                 self.from_worker(worker)  # while the gateway is behind, what it says is left unread
+            if worker.doubt_at is not None and now >= worker.doubt_at:
+                worker.doubt_at = now + LOOK_SECONDS
+                if is_stuck(worker.pid, worker.ticks):
+                    self.give_up(worker, f"was stuck in C code {DOUBT_SECONDS:g} s after the interrupt and was killed")
             if worker.kill_at is not None and now >= worker.kill_at:
-                worker.kill_at, worker.forced = None, True
-                worker.verdict = f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
-                self.kill(worker)
+                self.give_up(
+                    worker, f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
+                )
             for request in [request for request, due in worker.asked.items() if now >= due]:
                 del worker.asked[request]
                 self.gateway.emit(p.StackTaken(worker.rank, request, None, [], silence(worker.pid)))
@@ -204,7 +214,8 @@ class Agent:
                 for worker in self.chosen(ranks):
                     if worker.run == run and worker.owes:
                         worker.give(p.Interrupt(run))
-                        worker.leave_by(time.monotonic() + LEAVE_SECONDS)
+                        now = time.monotonic()
+                        worker.leave_by(now + LEAVE_SECONDS, now + DOUBT_SECONDS)
             case p.RegroupRanks(ranks=ranks, generation=generation, together=together):
                 for worker in self.chosen(ranks):
                     worker.give(p.Regroup(generation, together))
@@ -288,6 +299,7 @@ class Agent:
                 self.bury(worker, UNWITNESSED)
             return
         if messages:
+            worker.doubt_at = None  # Python runs there: whatever it does, it may need its time
             self.gateway.emit(*worker.output(time.monotonic()))
         for data in messages:
             try:
@@ -317,6 +329,12 @@ class Agent:
                 pipe.read()
                 if pipe.due(now):
                     self.gateway.emit(worker.take(pipe, now))
+
+    def give_up(self, worker: RankProcess, verdict: str) -> None:
+        """End a rank that did not leave its run."""
+        worker.kill_at, worker.doubt_at = None, None
+        worker.forced, worker.verdict = True, verdict
+        self.kill(worker)
 
     def kill(self, worker: RankProcess) -> None:
         """End the process of a rank and all that it started."""

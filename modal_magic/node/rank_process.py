@@ -12,6 +12,7 @@ from modal_magic import protocol as p
 from modal_magic.framing import frame
 from modal_magic.node.channel import Channel
 from modal_magic.node.pipes import OutputPipe, open_pipe
+from modal_magic.node.silent import processor_ticks
 
 __all__ = ["RankProcess", "cause_of_death", "open_lines"]
 
@@ -21,7 +22,8 @@ class RankProcess:
     """A worker seen from outside. `outgoing` is what it has not read yet: an agent waits for no rank.
 
     `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer. `where` is
-    where the rank was at the last sample, and `sampled` says that this has been answered.
+    where the rank was at the last sample, and `sampled` says that this has been answered. At `doubt_at` its agent looks
+    whether one that was told to leave its run can hear that at all.
     """
 
     rank: int
@@ -33,6 +35,8 @@ class RankProcess:
     run: str = ""
     owes: bool = False
     kill_at: float | None = None
+    doubt_at: float | None = None
+    ticks: int = -1
     verdict: str = ""
     forced: bool = False
     outgoing: bytearray = field(default_factory=bytearray)
@@ -64,10 +68,15 @@ class RankProcess:
         else:
             self.where = None
 
-    def leave_by(self, moment: float) -> None:
-        """The worker is killed if it still owes the end of its run at this moment (monotonic seconds)."""
+    def leave_by(self, moment: float, doubt_at: float) -> None:
+        """The worker is killed if it still owes the end of its run at this moment (monotonic seconds).
+
+        At `doubt_at` already, if it has not said a word until then and is stuck. So it is asked for a word.
+        """
         if self.kill_at is None:
-            self.kill_at = moment
+            self.kill_at, self.doubt_at, self.ticks = moment, doubt_at, processor_ticks(self.pid)
+            self.unanswered += 1
+            self.give(p.TakeStack("", 0))
 
     def alive(self) -> p.Alive:
         """What a gateway must know that has lost sight of this rank."""

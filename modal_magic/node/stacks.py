@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 import modal_magic
@@ -18,7 +16,7 @@ from modal_magic.frameworks.collectives import BACKWARD
 from modal_magic.node.failure import cell_line, is_cell
 from modal_magic.protocol import Frame, Whereabouts
 
-__all__ = ["Sampler", "silence"]
+__all__ = ["Sampler"]
 
 OWN = (os.path.dirname(modal_magic.__file__) + os.sep, "<frozen ")
 HIDDEN = ("/IPython/core/", "/torch/distributed/c10d_logger.py")
@@ -126,18 +124,3 @@ def _described(frame: FrameType, number: int, inside: Sequence[tuple[FrameType, 
     if is_cell(file):
         file = "cell" if file == inside[0][0].f_code.co_filename else file.removeprefix("Cell ")
     return Frame(file, number, frame.f_code.co_name)
-
-
-def silence(pid: int) -> str:
-    """Why a process does not say where it is, as a phrase, from what the system knows of its main thread (Linux)."""
-    state = ""
-    with contextlib.suppress(OSError):
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    known = {
-        "T": "is stopped (SIGSTOP)",
-        "t": "is stopped by a debugger",
-        "R": "does not answer: C code computes and holds the GIL",
-        "S": "does not answer: C code waits and holds the GIL",
-        "D": "does not answer: it waits for a disk or a device",
-    }
-    return known.get(state, "does not answer: it holds the GIL or is stopped")
