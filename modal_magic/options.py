@@ -136,6 +136,12 @@ class Options(Containers):
         write=v.write_size, metavar="SIZE", example="1GB",
     )  # fmt: skip
 
+    link: str = option(
+        "auto", "way to the gateway on Modal: a tunnel, or a queue where its port cannot be reached; `auto` tries both",
+        v.choice("auto", "tunnel", "queue"), "session", metavar="LINK", example="queue",
+        choices=("auto", "tunnel", "queue"),
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         """Refuse more ranks than GPUs where the number of GPUs was spelled out, and what Modal would not do."""
         asked, counted = self.nproc_per_node, self.gpu is not None and ":" in self.gpu

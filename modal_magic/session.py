@@ -315,6 +315,7 @@ class Session:
             idle=options.idle_on(self.backend_name),
             max_lifetime=options.max_lifetime,
             containers=containers_of(shape),
+            link=options.link,
         )
         try:
             reached = backend.start(plan)
@@ -356,6 +357,8 @@ class Session:
             if not connection.born:  # that has ended it; one on this machine is still there to be attached to
                 registry.forget(name)
             raise
+        if reached.notice:
+            self._notify(reached.notice)
 
     def _set_up(self, resources: Resources | None) -> None:
         self._own_resources = resources is None

@@ -26,17 +26,22 @@ class Plan:
     idle: float | None = None
     max_lifetime: float | None = None
     containers: Containers = field(default_factory=Containers)
+    link: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """Where the gateway of a new session listens, its public key, and the key pair that it admits clients with."""
+    """Where the gateway of a new session listens, its public key, and the key pair that it admits clients with.
+
+    `notice` is what the user should know of the start.
+    """
 
     host: str
     port: int
     gateway_key: str
     client_keys: Keys
     pid: int
+    notice: str = ""
 
 
 class Backend(Protocol):

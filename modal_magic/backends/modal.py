@@ -6,6 +6,8 @@ Modal's client blocks, and warns where an event loop runs, as in a kernel: whate
 from __future__ import annotations
 
 import contextlib
+import socket
+import subprocess
 import threading
 import uuid
 from collections.abc import Callable
@@ -28,13 +30,19 @@ __all__ = ["ModalBackend"]
 
 Result = TypeVar("Result")
 
+TUNNEL_SECONDS = 5.0
+"""How long a tunnel has to be reached, before the queue is taken."""
+BRIDGE_SECONDS = 5.0
+"""How long a bridge has to end when its session is over."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a session has on Modal: the key of its meeting, and its calls by their ids, the gateway's first."""
+    """What a session has: the key of its meeting, its calls by their ids, the gateway's first, and its bridge."""
 
     key: str
     calls: list[str]
+    bridge: subprocess.Popen[bytes] | None = None
 
 
 class ModalBackend:
@@ -100,11 +108,13 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     import modal
 
     from modal_magic.backends.modal_app import deployed, node_class
+    from modal_magic.backends.modal_bridge import start_bridge
     from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting
     from modal_magic.backends.modal_trouble import explain
 
     containers = plan.containers
     calls: list[modal.FunctionCall[None]] = []
+    bridge = None
     key = f"{plan.session}-{uuid.uuid4().hex[:12]}"
     try:
         app = deployed(plan.gpu, containers)
@@ -122,13 +132,35 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
                 f"the gateway's container is still queued after {containers.startup_timeout:g} s: the session is "
                 "given up"
             )
+        host, port, notice = at.client_host, at.client_port, ""
+        if plan.link == "auto" and not _answers(host, port):
+            notice = (
+                f"the gateway's tunnel, {host}:{port}, cannot be reached from this machine: the session's messages go "
+                "through a queue of Modal, which takes longer (--link queue does so at once)"
+            )
+        if plan.link == "queue" or notice:
+            bridge, port = start_bridge(plan.session, key)
+            host = "127.0.0.1"
     except BaseException as error:
         _give_up(Started(key, [call.object_id for call in calls]))
         if isinstance(error, modal.exception.Error):
             raise SessionError(explain(error)) from error
         raise
-    started = Started(key, [call.object_id for call in calls])
-    return Reached(at.client_host, at.client_port, gateway.public, client, 0), started
+    started = Started(key, [call.object_id for call in calls], bridge)
+    return Reached(host, port, gateway.public, client, 0, notice), started
+
+
+def _answers(host: str, port: int) -> bool:
+    """Whether a gateway is behind a tunnel: the first byte that ZeroMQ says comes without being asked for.
+
+    That a connection was made says nothing: a proxy between here and there may have taken it.
+    """
+    try:
+        with socket.create_connection((host, port), TUNNEL_SECONDS) as connection:
+            connection.settimeout(TUNNEL_SECONDS)
+            return connection.recv(1) == b"\xff"
+    except OSError:
+        return False
 
 
 def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
@@ -172,6 +204,7 @@ def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
             first_accelerator=0,
         ),
         patience=patience,
+        link=plan.link,
     )
 
 
@@ -180,6 +213,7 @@ def _end(started: Started, seconds: float) -> None:
     from modal_magic.backends.modal_node import end_calls
 
     end_calls(started.calls, seconds)
+    _end_bridge(started)
 
 
 def _give_up(started: Started | None) -> None:
@@ -193,8 +227,15 @@ def _give_up(started: Started | None) -> None:
 
     if started is None:
         return
+    _end_bridge(started)
     for name in started.calls:
         with contextlib.suppress(modal.exception.Error):
             modal.FunctionCall.from_id(name).cancel(terminate_containers=True)
     with contextlib.suppress(modal.exception.Error):
         Meeting(started.key).end("its start was given up")
+
+
+def _end_bridge(started: Started) -> None:
+    if started.bridge is not None:
+        started.bridge.terminate()
+        started.bridge.wait(BRIDGE_SECONDS)

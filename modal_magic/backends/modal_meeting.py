@@ -26,15 +26,19 @@ Found = TypeVar("Found", bound=Part)
 
 
 class Ticket(Part):
-    """What the containers of a session must know; each fills in what only it can: its address and folder."""
+    """What the containers of a session must know; each fills in what only it can: its address and folder.
+
+    `link` says by which ways clients may come: `tunnel`, `queue`, or `auto` for both.
+    """
 
     gateway: GatewaySpec
     agent: AgentSpec
     patience: float
+    link: str
 
 
 class GatewayAt(Part):
-    """Where the gateway is: for nodes its address and port, for clients the tunnel's."""
+    """Where the gateway is: for nodes its address and port, for clients the tunnel's, empty where there is none."""
 
     address: str
     node_port: int

@@ -18,6 +18,7 @@ import time
 import modal
 import msgspec
 
+from modal_magic.backends.modal_carrier import answering
 from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting, NodeAt, Ticket
 from modal_magic.backends.zygotes import Zygote, await_ready, spawn
 from modal_magic.errors import SessionError
@@ -173,7 +174,7 @@ def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str) -> None:
 
 
 def serve_gateway(meeting: Meeting, ticket: Ticket) -> None:
-    """Run the gateway's process and its tunnel, and say where they are."""
+    """Run the gateway's process and the ways by which clients reach it, and say where they are."""
     address = i6pn_address()
     # A tunnel ends at this container's loopback or at any address of it: the clients' door is on all of them.
     spec = msgspec.structs.replace(
@@ -181,8 +182,12 @@ def serve_gateway(meeting: Meeting, ticket: Ticket) -> None:
     )
     process, up = spawn_gateway(spec)
     try:
-        with modal.forward(up.client_port, unencrypted=True) as tunnel:
-            host, port = tunnel.tcp_socket
+        with contextlib.ExitStack() as ways:
+            host, port = "", 0
+            if ticket.link != "queue":
+                host, port = ways.enter_context(modal.forward(up.client_port, unencrypted=True)).tcp_socket
+            if ticket.link != "tunnel":
+                ways.enter_context(answering(meeting.key, up.client_port))
             meeting.put("gateway", GatewayAt(address, up.node_port, host, port))
             process.wait()
     finally:

@@ -15,7 +15,7 @@ from modal_magic.framing import frame, split
 from modal_magic.protocol import Message
 from modal_magic.specs import Here, Ping, Ready, ZygoteWord, decode_zygote_word
 
-__all__ = ["Zygote", "await_ready", "read_at_import", "spawn"]
+__all__ = ["Zygote", "await_ready", "import_path", "read_at_import", "spawn"]
 
 READ_AT_IMPORT = (
     "OMP_",
@@ -119,13 +119,13 @@ def spawn(environment: Mapping[str, str], prefix: Sequence[str] = (), preload: S
         [*prefix, sys.executable, "-m", "modal_magic.node.zygote", *preload],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**quiet, **environment, **own, "PYTHONPATH": _import_path(environment)},
+        env={**quiet, **environment, **own, "PYTHONPATH": import_path(environment)},
         start_new_session=True,
     )
     return Zygote(process, dict(environment))
 
 
-def _import_path(environment: Mapping[str, str]) -> str:
+def import_path(environment: Mapping[str, str]) -> str:
     """PYTHONPATH with the folder that this package was imported from: it may be a checkout that is not installed."""
     here = str(Path(__file__).resolve().parents[2])
     return os.pathsep.join(filter(None, [here, environment.get("PYTHONPATH", "")]))

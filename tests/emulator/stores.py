@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ __all__ = ["Shelf", "Stores"]
 
 ITEM_BYTES = 1 << 20
 QUEUE_ITEMS = 5000
+PARTITION_BYTES = 64 << 20
 KINDS = {"di": "Dict", "qu": "Queue", "vo": "Volume"}
 """What the beginnings of ids stand for."""
 
@@ -92,10 +94,11 @@ class Stores(Room):
         return Empty()
 
     async def QueuePut(self, request: api.QueuePutRequest) -> Empty:
+        await self._far()
         there = self.shelf.queues[request.queue_id, request.partition_key]
         if any(len(value) > ITEM_BYTES for value in request.values):
             raise GRPCError(Status.INVALID_ARGUMENT, "Queue item is larger than 1 MiB")
-        if len(there) + len(request.values) > QUEUE_ITEMS:
+        if len(there) + len(request.values) > QUEUE_ITEMS or sum(map(len, [*there, *request.values])) > PARTITION_BYTES:
             raise GRPCError(Status.RESOURCE_EXHAUSTED, "Queue partition is full")
         there.extend(request.values)
         await self.world.ring()
@@ -104,8 +107,14 @@ class Stores(Room):
     async def QueueGet(self, request: api.QueueGetRequest) -> api.QueueGetResponse:
         there = self.shelf.queues[request.queue_id, request.partition_key]
         await self.world.until(lambda: bool(there), request.timeout)
+        await self._far()
         count = min(len(there), max(1, request.n_values))
         return api.QueueGetResponse(values=[there.popleft() for _ in range(count)])
+
+    async def _far(self) -> None:
+        """A client is as far away as a test wants it; half a way is this, and half the other's."""
+        if self.container is None:
+            await asyncio.sleep(self.world.settings.round_trip / 2)
 
     async def QueueLen(self, request: api.QueueLenRequest) -> api.QueueLenResponse:
         mine = [len(there) for (id, _), there in self.shelf.queues.items() if id == request.queue_id]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
@@ -42,13 +43,17 @@ class Tunnels(Room):
     async def _carry(
         self, container: Container, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        if not self.world.settings.tunnels:
+            writer.close()
+            return
         try:
             inside = await asyncio.to_thread(connect_inside, container.namespace, port)
             there, back = await asyncio.open_connection(sock=inside)
         except OSError:
             writer.close()
             return
-        directions = [asyncio.create_task(_pump(reader, back)), asyncio.create_task(_pump(there, writer))]
+        delay = self.world.settings.round_trip / 2
+        directions = [asyncio.create_task(pump(reader, back, delay)), asyncio.create_task(pump(there, writer, delay))]
         await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
         for end in (writer, back):
             end.close()
@@ -56,8 +61,24 @@ class Tunnels(Room):
             direction.cancel()
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
+    """Pass bytes on, each `delay` seconds after it came, however many are on their way."""
+    due: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=1000)
+
+    async def take() -> None:
         while data := await reader.read(1 << 16):
-            writer.write(data)
-            await writer.drain()
+            await due.put((time.monotonic() + delay, data))
+        await due.put((time.monotonic() + delay, b""))
+
+    taking = asyncio.create_task(take())
+    try:
+        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+            while True:
+                moment, data = await due.get()
+                await asyncio.sleep(max(0.0, moment - time.monotonic()))
+                if not data:
+                    return
+                writer.write(data)
+                await writer.drain()
+    finally:
+        taking.cancel()

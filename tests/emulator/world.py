@@ -24,12 +24,15 @@ class Settings:
 
     `held` are the classes whose containers are left in the queue, each with how many may start before that.
     `snapshot` is what becomes of a memory snapshot: the container goes on (`continue`), or goes on without the
-    processes that it had started (`childless`).
+    processes that it had started (`childless`). `tunnels` is whether their ports can be reached. `round_trip` is how
+    long, in seconds, a word and its answer take between a client and what is on Modal, through tunnels and queues.
     """
 
     held: dict[str, int] = field(default_factory=dict)
     snapshot: str = "continue"
     broken_image: str = ""
+    tunnels: bool = True
+    round_trip: float = 0.0
 
 
 @dataclass(slots=True)
@@ -114,7 +117,7 @@ class World:
     inputs: dict[str, Input] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
-    bell: asyncio.Condition = field(default_factory=asyncio.Condition)
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def name(self, prefix: str) -> str:
@@ -127,21 +130,19 @@ class World:
 
     async def ring(self) -> None:
         """Something has changed."""
-        async with self.bell:
-            self.bell.notify_all()
+        self.bell.set()
+        self.bell = asyncio.Event()
 
     async def until(self, holds: Callable[[], bool], seconds: float) -> bool:
         """Wait until something holds. Whether it does after so many seconds."""
+        # No lock: who waits here may be cancelled at any moment, and more than once, when its connection ends.
         deadline = time.monotonic() + seconds
-        async with self.bell:
-            while not holds():
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                try:
-                    await asyncio.wait_for(self.bell.wait(), left)
-                except TimeoutError:
-                    return holds()
+        while not holds():
+            try:
+                async with asyncio.timeout(deadline - time.monotonic()):
+                    await self.bell.wait()
+            except TimeoutError:
+                return holds()
         return True
 
     def app_named(self, name: str) -> App | None:

@@ -1,0 +1,69 @@
+"""The bridge of a session: a port of this machine that leads to its gateway through a `modal.Queue`, for its life.
+
+It is a process of its own, so that kernels and Jupyter servers come and go, and know only ZeroMQ. The first line of its
+stdout is the port.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+import modal
+
+from modal_magic import registry
+from modal_magic.backends.modal_carrier import PIECE_BYTES, carry_to_gateway
+from modal_magic.backends.modal_meeting import Meeting
+from modal_magic.backends.zygotes import import_path
+from modal_magic.errors import SessionError
+
+__all__ = ["start_bridge"]
+
+LOOK_SECONDS = 0.5
+"""How often the bridge looks whether the session's folder is there: a client removes it when the session is closed."""
+ASK_SECONDS = 5.0
+"""How often it asks Modal whether the session is over: there may be no client to hear of it."""
+
+
+def start_bridge(session: str, key: str) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the bridge of a session whose folder is there. Returns its process and its port.
+
+    Raises SessionError when it does not come up.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "modal_magic.backends.modal_bridge", session, key],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": import_path(os.environ)},
+        start_new_session=True,  # it outlives its kernel, and Ctrl-C there
+    )
+    assert process.stdout is not None
+    with process.stdout as said:
+        line = said.readline()
+    if not line:
+        raise SessionError(f"the bridge to the gateway did not start: exit code {process.wait()}")
+    return process, int(line)
+
+
+async def bridge(session: str, key: str) -> None:
+    """Serve until the session is over, or is given up on this machine."""
+    server = await asyncio.start_server(carry_to_gateway(key), "127.0.0.1", 0, limit=PIECE_BYTES)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    sys.stdout.close()  # who started this waits for no more
+    folder, meeting, asked = registry.folder_of(session), Meeting(key), time.monotonic()
+    while folder.exists():
+        await asyncio.sleep(LOOK_SECONDS)
+        if time.monotonic() - asked > ASK_SECONDS:
+            asked = time.monotonic()
+            with contextlib.suppress(modal.exception.Error):
+                if await asyncio.to_thread(meeting.over):
+                    registry.forget(session)  # there was no client that heard of it
+
+
+if __name__ == "__main__":
+    asyncio.run(bridge(sys.argv[1], sys.argv[2]))

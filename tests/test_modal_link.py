@@ -1,0 +1,107 @@
+"""The way to a gateway on Modal: through a tunnel that is far away, and through a queue where there is no tunnel."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from modal_magic import Session
+from modal_magic.session import Resources
+from tests.emulator.handle import Handle
+from tests.support.modal_service import modal_book, seen
+from tests.support.namespaces import possible
+from tests.support.notebook import Notebook
+from tests.support.processes import ours
+
+__all__ = ["modal_book"]
+
+pytestmark = [
+    pytest.mark.namespaces,
+    pytest.mark.kernel,
+    pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
+]
+
+ROUND_TRIP = 0.08
+LINES = 10_000
+
+
+@contextmanager
+def settings(service: Handle, usual: dict[str, object], **changed: object) -> Iterator[None]:
+    """Have the emulator be otherwise for the time of this context."""
+    service.ask("set", settings=changed)
+    try:
+        yield
+    finally:
+        service.ask("set", settings=usual)
+
+
+def test_far_away_a_short_cell_takes_about_one_round_trip_and_no_line_is_lost(
+    modal_service: Handle, resources: Resources
+) -> None:
+    with (
+        settings(modal_service, {"round_trip": 0.0}, round_trip=ROUND_TRIP),
+        modal_service.reached(),
+        Session(resources=resources, backend="modal", nproc_per_node=4, framework="none", link="tunnel") as session,
+    ):
+        session.ready()
+        taken = []
+        for _ in range(5):
+            began = time.monotonic()
+            session.run("pass").wait(30)
+            taken.append(time.monotonic() - began)
+        assert ROUND_TRIP <= min(taken) < 2 * ROUND_TRIP, taken
+        session.run(f"for i in range({LINES}): print(f'line {{i}} of rank {{rank}}')").wait(60)
+        assert whole(session)
+
+
+def test_where_no_tunnel_can_be_reached_the_session_goes_through_a_queue_until_its_end(
+    modal_book: Notebook, modal_service: Handle, runtime_folder: Path, tmp_path: Path
+) -> None:
+    with settings(modal_service, {"tunnels": True}, tunnels=False):
+        begun = modal_book.run(
+            "%%modal_distributed --backend modal --nproc-per-node 4 --framework none --session far\n"
+            "precious = rank + 41"
+        )
+    assert "cannot be reached from this machine: the session's messages go through a queue" in begun.stdout
+    modal_book.run(f"%%modal_distributed\nfor i in range({LINES}): print(f'line {{i}}')")
+    modal_book.run(f"%modal_logs --file {tmp_path / 'log'}")
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "line" in line]
+    assert sorted(lines) == sorted(f"[rank {rank}] line {i}" for rank in range(4) for i in range(LINES))
+    began = time.monotonic()
+    sent = modal_book.send("%%modal_distributed\nimport time\nprint('under way')\ntime.sleep(60)")
+    modal_book.wait_for(sent, "under way", began)
+    modal_book.manager.interrupt_kernel()
+    assert modal_book.collect(sent, began).error_name == "RunInterrupted"
+    restart(modal_book)
+    modal_book.run("%load_ext modal_magic")
+    assert "[rank 1] 42" in modal_book.run("%%modal_distributed --session far\nprint(precious)").stdout
+    # Nobody here hears of the session's end: the bridge sees to it that nothing is left.
+    restart(modal_book)
+    assert len(bridges(runtime_folder)) == 1
+    modal_service.ask("kill", container=modal_service.containers("Gateway")[0]["id"])
+    assert seen(lambda: not modal_service.containers(), 30), modal_service.logs()
+    assert seen(lambda: not bridges(runtime_folder) and not (runtime_folder / "far").exists(), 15)
+
+
+def restart(book: Notebook) -> None:
+    """Restart a kernel, as its menu would."""
+    book.manager.restart_kernel(now=True)
+    book.client.wait_for_ready(timeout=60)
+
+
+def whole(session: Session) -> bool:
+    """Whether the log of the last run has every line of every rank, in order."""
+    lines = session.logs()
+    return all(
+        [text for number, _, text in lines if number == rank] == [f"line {i} of rank {rank}" for i in range(LINES)]
+        for rank in range(session.world_size)
+    )
+
+
+def bridges(folder: Path) -> list[int]:
+    """The bridges of sessions in this folder, by their process ids."""
+    return [one.pid for one in ours(str(folder)) if "modal_magic.backends.modal_bridge" in one.cmdline()]
