@@ -31,7 +31,7 @@ PAGE_BYTES = 1024 * 1024
 LIVE_SECONDS = 0.1
 """How often clients are told what changes all the time."""
 
-PATIENT = p.RunQueued | p.Submitted | p.Started | p.Finished
+PATIENT = p.RunQueued | p.Submitted | p.Started | p.Finished | p.Staged
 """Events that nobody waits for: they go to clients with the next one that somebody does, or after the time below."""
 PATIENCE_SECONDS = 0.01
 
@@ -68,16 +68,22 @@ class Timers:
 
 
 class Gateway:
-    """One session's truth. `serving` gives it what comes in, the time (monotonic seconds) and its turns.
+    """One session's truth. `serving` gives it what comes in, its turns, and the time: monotonic, and since 1970.
 
     A class because a file must be closed.
     """
 
     def __init__(
-        self, spec: GatewaySpec, store: p.Store | None, clients: Door, nodes: Door, now: Callable[[], float]
+        self,
+        spec: GatewaySpec,
+        store: p.Store | None,
+        clients: Door,
+        nodes: Door,
+        now: Callable[[], float],
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.spec = spec
-        self.node_door, self.now = nodes, now
+        self.node_door, self.now, self.wall = nodes, now, wall
         topology = Topology(spec.nodes, spec.ranks_per_node)
         self.machine = s.Machine(
             s.Plan(
@@ -109,6 +115,7 @@ class Gateway:
         self.broadcast_by = math.inf
         self.noticed: set[str] = set()
         self.last_run: str | None = None
+        self.startup = s.Startup(spec.stages, spec.nodes, topology.world_size, self.wall())
         self.ended: str | None = None
         self._handle(s.Attendance(0))
 
@@ -156,6 +163,7 @@ class Gateway:
                 return
             self.nodes[identity] = (report.node_rank, self.now())
             self.silent.pop(identity, None)
+            self._record_stages(self.startup.joined(report.node_rank, report.stages, self.wall()))
             self._handle(
                 s.NodeJoined(
                     report.node_rank,
@@ -272,7 +280,14 @@ class Gateway:
         if machine.active is not None:
             going.append(machine.active.run)
         welcome = p.Attached(
-            p.VERSION, self.spec.session, machine.plan.topology.world_size, 0, 0, str(machine.state), []
+            p.VERSION,
+            self.spec.session,
+            machine.plan.topology.world_size,
+            0,
+            0,
+            str(machine.state),
+            [],
+            self.startup.stages,
         )
         self.clients.attach(identity, request, welcome, going, self.now())
         self._broadcast()
@@ -318,7 +333,7 @@ class Gateway:
 
     def _record(self, event: p.Event, withheld: bool = False) -> None:
         sound = not self.log.fault
-        self.log.append(event, time.time(), withheld)
+        self.log.append(event, self.wall(), withheld)
         if sound and self.log.fault:
             self._record(
                 p.Notice(
@@ -328,6 +343,12 @@ class Gateway:
             )
         patience = PATIENCE_SECONDS if can_wait(event) else 0.0
         self.broadcast_by = min(self.broadcast_by, self.now() + patience)
+        if not self.startup.over:
+            self._record_stages(self.startup.hear(event, self.wall()))
+
+    def _record_stages(self, stages: list[p.Stage]) -> None:
+        for stage in stages:
+            self._record(p.Staged(stage))
 
     def _record_output(self, event: p.Output) -> None:
         """Log text; what is past the limit of its run is not sent to clients."""

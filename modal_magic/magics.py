@@ -40,6 +40,7 @@ from modal_magic.view.console import follow, show
 from modal_magic.view.logs import save_log, show_log
 from modal_magic.view.picture import choose_picture
 from modal_magic.view.stack import stack_lines
+from modal_magic.view.startup import startup_line
 from modal_magic.view.status import status_lines
 from modal_magic.view.text import TextView
 
@@ -179,6 +180,8 @@ class ModalMagics(Magics):
             try:
                 with self.looked_at(name) as session:
                     self.say("\n".join(status_lines(session.status(), str(session.shape))))
+                    if start := startup_line(session.stages, session.now()):
+                        self.say(f"  start: {start}")
             except (SessionError, UsageError) as error:
                 if "session" in given:
                     raise

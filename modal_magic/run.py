@@ -149,7 +149,10 @@ class Run:
         """The run as it is now, as data for those who draw it."""
         session, shape = self.session, self.session.shape
         where = where_it_runs(session.backend_name, shape.replicas, shape.nproc_per_node, shape.gpu)
-        facts = SessionFacts(session.name, where, session.world_size, shape.nproc_per_node, session.state)
+        stages = tuple(session.stages)
+        facts = SessionFacts(
+            session.name, where, session.world_size, shape.nproc_per_node, session.state, stages=stages
+        )
         with self.still() as view:
             return snapshot(facts, view, session.now())
 

@@ -31,6 +31,7 @@ from modal_magic.ranges import name_ranks
 from modal_magic.reading import parse_values
 from modal_magic.run import Run
 from modal_magic.transcript import RunLog, asked
+from modal_magic.view.startup import startup_line
 
 __all__ = ["Resources", "Session", "check_size", "choose_backend"]
 
@@ -202,6 +203,11 @@ class Session:
         return [run for run in self._unseen if not run.was_taken]
 
     @property
+    def stages(self) -> list[p.Stage]:
+        """What the start of the session has spent its time on, in the order in which these stages began."""
+        return sorted(self._stages.values(), key=lambda stage: stage.began)
+
+    @property
     def idle(self) -> bool:
         """Whether no run of this client goes on."""
         return not self._runs
@@ -370,6 +376,7 @@ class Session:
         self._closing = threading.Event()
         self._up = threading.Event()
         self._unseen: list[Run] = []
+        self._stages: dict[tuple[str, int], p.Stage] = {}
         self._error: SessionError | None = None
         self._clock_ahead = math.inf
         self.state = "launching"
@@ -458,6 +465,7 @@ class Session:
         match reply:
             case p.Attached():
                 self._take_state(reply.state)
+                self._stages = {(stage.name, stage.node): stage for stage in reply.stages}
                 for known in reply.runs:
                     self._runs[known.run] = run = Run(self, known.run)
                     run.cell, run.old = known.cell, known.ended
@@ -488,6 +496,10 @@ class Session:
         if isinstance(event, p.Lost):
             for run in list(self._runs.values()):
                 run.take(event, record.time, record.sequence)
+        elif isinstance(event, p.Staged):
+            self._stages[event.stage.name, event.stage.node] = event.stage
+            if event.stage.name == "rendezvous" and event.stage.seconds is not None and self.backend_name == "modal":
+                self._notify(f"{self.name} is up: {startup_line(self.stages, self.now())}")
         elif isinstance(event, p.Notice):
             self._notify(event.text)
         elif isinstance(event, p.SessionChanged):

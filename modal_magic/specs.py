@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from modal_magic.protocol import Message, Part, Place, Store
+from modal_magic.protocol import Message, Part, Place, Stage, Store
 
 # ---- specifications: made by a backend, never by a peer ----------------------------------------------------------
 
@@ -17,7 +17,8 @@ class GatewaySpec(Part):
     """All that a gateway must know. Keys are Z85; times are in seconds, `log_limit` is in bytes.
 
     Clients are served on `client_host`, where it is another address than that for nodes. Nodes that have not come after
-    `patience` (None: they may take as long as they like) end the session.
+    `patience` (None: they may take as long as they like) end the session. `stages` are those of the session's start so
+    far: what goes on ends when the gateway, or the node that it is of, is up.
     """
 
     session: str
@@ -39,13 +40,14 @@ class GatewaySpec(Part):
     max_lifetime: float | None = None
     client_host: str = ""
     patience: float | None = None
+    stages: list[Stage] = msgspec.field(default_factory=list)
 
 
 class AgentSpec(Part):
     """All that an agent must know. `address` is its node's; GPUs from `first_accelerator` on are the node's own.
 
     `predecessor` says how the agent ended that this one takes the place of; `notice` is what the one who started this
-    one has to say to the user.
+    one has to say to the user, and `stages` how long the node took to be up.
     """
 
     session: str
@@ -61,6 +63,7 @@ class AgentSpec(Part):
     first_accelerator: int
     predecessor: str = ""
     notice: str = ""
+    stages: list[Stage] = msgspec.field(default_factory=list)
 
 
 class WorkerSpec(Part):

@@ -20,6 +20,7 @@ export interface Snapshot {
   failure: Failure | null;
   ranks: RankRow[];
   stall: string;
+  stages: Stage[];
 }
 
 /** Why a run failed. `text` is the traceback without colours, `others` says what became of the other ranks. */
@@ -54,6 +55,14 @@ export interface RankRow {
   gpu: number | null;
   gpu_memory: number | null;
   gpu_total: number | null;
+}
+
+/** A stage of the session's start: `seconds` is None while it goes on, `node` is -1 where no node is meant. */
+export interface Stage {
+  name: string;
+  node: number;
+  began: number;
+  seconds: number | null;
 }
 
 /** One loop of a rank: `step` of `total` (None: unknown), `rate` in steps a second. */

@@ -16,6 +16,7 @@ from modal_magic.backends.base import Plan, Reached
 from modal_magic.backends.zygotes import Zygote, await_ready, read_at_import, spawn
 from modal_magic.errors import SessionError
 from modal_magic.link import Keys, make_keys
+from modal_magic.protocol import Stage
 from modal_magic.resuming import CHECKPOINTS
 from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp, Settled, StartAgent, StartGateway, Take, Unable
 
@@ -104,9 +105,11 @@ class LocalBackend:
 
     def _start_session(self, plan: Plan, folder: Path, zygotes: list[Zygote]) -> Reached:
         gateway, client, node = make_keys(), make_keys(), make_keys()
+        began = time.time()
         for zygote in zygotes:
             await_ready(zygote, plan.framework)
             zygote.tell(Take(str(folder), os.getcwd(), sys.path, dict(os.environ)))
+        stages = [Stage("zygote", began, time.time() - began), Stage("gateway", time.time())]
         address = self._hosts[0].address
         zygotes[0].tell(
             StartGateway(
@@ -128,6 +131,7 @@ class LocalBackend:
                     max_lifetime=plan.max_lifetime,
                     folder=str(folder),
                     log_limit=plan.log_limit,
+                    stages=stages,
                 )
             )
         )

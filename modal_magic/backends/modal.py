@@ -9,6 +9,7 @@ import contextlib
 import socket
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from modal_magic.backends.base import Plan, Reached
 from modal_magic.errors import SessionError
 from modal_magic.link import Keys, make_keys
+from modal_magic.protocol import Stage
 from modal_magic.resuming import CHECKPOINTS
 from modal_magic.specs import AgentSpec, GatewaySpec
 
@@ -116,10 +118,12 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     calls: list[modal.FunctionCall[None]] = []
     bridge = None
     key = f"{plan.session}-{uuid.uuid4().hex[:12]}"
+    began = time.time()
     try:
         app = deployed(plan.gpu, containers)
+        build = Stage("build", began, time.time() - began)
         gateway, client, node = make_keys(), make_keys(), make_keys()
-        ticket = _ticket(plan, gateway, client, node)
+        ticket = _ticket(plan, gateway, client, node, build)
         meeting = Meeting(key)
         meeting.put("ticket", ticket)
         calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key))
@@ -163,10 +167,11 @@ def _answers(host: str, port: int) -> bool:
         return False
 
 
-def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
+def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys, build: Stage) -> Ticket:
     from modal_magic.backends.modal_meeting import Ticket
 
-    patience = plan.containers.startup_timeout
+    patience, now = plan.containers.startup_timeout, time.time()
+    queued = [Stage("queue", now, node=node_rank) for node_rank in range(plan.nodes)]
     volumes = [volume.partition(":")[2] for volume in plan.containers.volume]
     lasting = volumes[0] if volumes else "/tmp/checkpoints"  # without a volume they last as long as a container
     return Ticket(
@@ -189,6 +194,7 @@ def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys) -> Ticket:
             max_lifetime=plan.max_lifetime,
             folder="",
             patience=patience,
+            stages=[build, Stage("gateway", now), *queued],
         ),
         agent=AgentSpec(
             session=plan.session,

@@ -22,6 +22,7 @@ from modal_magic.backends.modal_carrier import answering
 from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting, NodeAt, Ticket
 from modal_magic.backends.zygotes import Zygote, await_ready, spawn
 from modal_magic.errors import SessionError
+from modal_magic.protocol import Stage
 from modal_magic.specs import EndNode, GatewaySpec, GatewayUp, StartAgent, Take, decode_zygote_word
 
 __all__ = ["ColdNode", "Gateway", "Node"]
@@ -44,6 +45,11 @@ def i6pn_address() -> str:
     return str(found[0][4][0])
 
 
+def container() -> str:
+    """Modal's name for this container."""
+    return os.environ.get("MODAL_TASK_ID", "")
+
+
 def new_zygote() -> Zygote:
     """Start a zygote for this node. It imports torch meanwhile."""
     return spawn(os.environ, preload=os.environ.get(PRELOAD, "").split())
@@ -59,18 +65,27 @@ class _Serving:
 
     zygote: Zygote | None = None
     notice: str = ""
+    built_in: str = ""
+    stages: tuple[Stage, ...] = ()
 
     @modal.method()
     def serve(self, key: str, node_rank: int) -> None:
         """Be a node of the session until it ends."""
         assert self.zygote is not None
-        zygote, notice, self.notice = self.zygote, self.notice, ""
-        self.zygote = None
+        zygote, notice, stages = self.zygote, self.notice, self.stages
+        self.zygote, self.notice, self.stages = None, "", ()
         try:
-            serve_node(zygote, key, node_rank, notice)
+            serve_node(zygote, key, node_rank, notice, stages)
         finally:
             zygote.let_go()
         self.zygote = new_zygote()  # where the container is kept for another session
+
+    def make_ready(self) -> None:
+        """Have a zygote import torch, and what `--preload` names."""
+        began = time.time()
+        self.zygote = new_zygote()
+        await_ready(self.zygote)
+        self.built_in, self.stages = container(), (Stage("cold start", began, time.time() - began),)
 
     @modal.exit()
     def end(self) -> None:
@@ -84,24 +99,24 @@ class Node(_Serving):
 
     @modal.enter(snap=True)
     def build(self) -> None:
-        """Before the snapshot: have a zygote import torch, and what `--preload` names."""
-        self.zygote = new_zygote()
-        await_ready(self.zygote)
+        """What is done before the snapshot."""
+        self.make_ready()
 
     @modal.enter(snap=False)
     def wake(self) -> None:
         """After the snapshot: look whether the zygote came back, and start another where it did not."""
         reseed()
         assert self.zygote is not None
+        began = time.time()
         if self.zygote.answers(RESTORED_SECONDS):
+            if self.built_in != container():
+                self.stages = (Stage("restore", began, time.time() - began),)
             return
-        began = time.monotonic()
         self.zygote.end()
-        self.zygote = new_zygote()
-        await_ready(self.zygote)
+        self.make_ready()
         self.notice = (
             "the memory snapshot did not bring back the process that forks ranks, so nodes start as with "
-            f"--snapshot off ({time.monotonic() - began:.0f} s more)"
+            f"--snapshot off ({time.time() - began:.0f} s more)"
         )
 
 
@@ -110,9 +125,8 @@ class ColdNode(_Serving):
 
     @modal.enter()
     def build(self) -> None:
-        """Have a zygote import torch, and what `--preload` names."""
-        self.zygote = new_zygote()
-        await_ready(self.zygote)
+        """All that there is to do."""
+        self.make_ready()
 
 
 class Gateway:
@@ -136,14 +150,14 @@ class Gateway:
                 end_calls(calls.nodes, END_SECONDS if first else 0.0)
 
 
-def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str) -> None:
+def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str, stages: tuple[Stage, ...]) -> None:
     """Have a zygote run the agent and the workers of a node, until the session ends or the container must go."""
     meeting = Meeting(key)
     ticket = meeting.get("ticket", Ticket)
     if ticket is None or meeting.over():
         return
     address = i6pn_address()
-    generation = meeting.arrive(node_rank, NodeAt(address, os.environ.get("MODAL_TASK_ID", "")))
+    generation = meeting.arrive(node_rank, NodeAt(address, container()))
     gateway = meeting.wait("gateway", GatewayAt, ticket.patience, meeting.over)
     if gateway is None:
         return
@@ -160,6 +174,7 @@ def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str) -> None:
         address=address,
         cores=ticket.agent.cores or os.cpu_count() or 1,
         notice=notice,
+        stages=list(stages),
     )
     zygote.tell(StartAgent(spec))
     try:

@@ -190,6 +190,7 @@ class Agent:
             cores=self.spec.cores,
             workers=[worker.alive() for worker in self.workers.values()],
             predecessor=self.spec.predecessor,
+            stages=self.spec.stages,
         )
 
     def obey(self, order: p.Order) -> None:

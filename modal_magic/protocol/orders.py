@@ -6,7 +6,7 @@ import msgspec
 
 from modal_magic.protocol.message import Message
 from modal_magic.protocol.node_events import NodeEvent
-from modal_magic.protocol.parts import Alive, Place, Store
+from modal_magic.protocol.parts import Alive, Place, Stage, Store
 
 # ---- tasks: agent → worker ---------------------------------------------------------------------------------------
 
@@ -127,7 +127,7 @@ class Joined(Message):
     """The first word of an agent. `address` and `port` are what MASTER_ADDR and MASTER_PORT become if it is node 0.
 
     `workers` are there already where the gateway had lost sight of the node. `predecessor` says how the agent ended
-    that this one takes the place of.
+    that this one takes the place of. `stages` are those of the node's own start.
     """
 
     version: int
@@ -139,6 +139,7 @@ class Joined(Message):
     cores: int
     workers: list[Alive] = msgspec.field(default_factory=list)
     predecessor: str = ""
+    stages: list[Stage] = msgspec.field(default_factory=list)
 
 
 class Happened(Message):

@@ -10,6 +10,8 @@ from modal_magic.protocol.message import Part
 
 Stream = Literal["stdout", "stderr"]
 ErrorKind = Literal["exception", "communication", "exit"]
+StageName = Literal["zygote", "build", "gateway", "queue", "restore", "cold start", "fork", "rendezvous", "first cell"]
+"""The stages of a session's start: docs/architecture.md says what each is."""
 
 
 class Health(Part):
@@ -140,6 +142,18 @@ class Retries(Part):
     backoff_coefficient: float = 2.0
     max_delay: float = 60.0
     on_error: bool = False
+
+
+class Stage(Part):
+    """A stage on a session's way through its first cell.
+
+    `began` is in seconds since 1970, `seconds` is None while it goes on. `node` is -1 where no node is meant.
+    """
+
+    name: StageName
+    began: float
+    seconds: float | None = None
+    node: int = -1
 
 
 class Alive(Part):

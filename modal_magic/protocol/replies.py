@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from modal_magic.protocol.message import Message
-from modal_magic.protocol.parts import RankStack, RankStatus, RunKnown
+from modal_magic.protocol.parts import RankStack, RankStatus, RunKnown, Stage
 from modal_magic.protocol.session_events import LiveEvent
 
 
@@ -11,7 +13,7 @@ class Attached(Message):
     """The gateway's welcome: records follow after number `sequence`, and requests are taken after number `taken`.
 
     `runs` is for a new client: what goes on, or has ended with nobody there to show it. Of these it is sent all but the
-    output that was shown before.
+    output that was shown before. `stages` are those of the session's start, as far as it has come.
     """
 
     version: int
@@ -21,6 +23,7 @@ class Attached(Message):
     taken: int
     state: str
     runs: list[RunKnown]
+    stages: list[Stage] = msgspec.field(default_factory=list)
 
 
 class Live(Message):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from modal_magic.protocol.message import Message, Part
 from modal_magic.protocol.node_events import Metric, NodeEvent, Progress, Usage
-from modal_magic.protocol.parts import RankStack
+from modal_magic.protocol.parts import RankStack, Stage
 
 RunStatus = Literal["done", "failed", "interrupted"]
 
@@ -99,7 +99,15 @@ class Curve(Message):
     stride: int
 
 
-Event = NodeEvent | Returned | Submitted | Stalled | RunQueued | RunRetried | OutputCut | RunEnded | SessionChanged
+class Staged(Message):
+    """A stage of the session's start has begun or is over."""
+
+    stage: Stage
+
+
+Event = (
+    NodeEvent | Returned | Submitted | Stalled | RunQueued | RunRetried | OutputCut | RunEnded | SessionChanged | Staged
+)
 
 LiveEvent = Progress | Metric | Curve | Usage
 """What is told often and is worth nothing when it is old: not in the log; a client is sent the newest of it."""

@@ -50,6 +50,7 @@ class Watched:
         self._assembler = LineAssembler()
         self._lines: deque[LogLine] = deque(maxlen=LINES)
         self._count = 0
+        self._stages: dict[tuple[str, int], p.Stage] = {}
         self._stacks: dict[str, list[p.RankStack] | None] = {}
         self._answers: dict[str, str] = {}
         self._client = Client(
@@ -84,6 +85,7 @@ class Watched:
                 kernels=status.clients if status is not None else 1,
                 lease=status.lease if status is not None else 0.0,
                 lease_left=status.lease_left if status is not None else None,
+                stages=tuple(sorted(self._stages.values(), key=lambda stage: stage.began)),
             )
             return snapshot(facts, self._run, self._now())
 
@@ -148,6 +150,8 @@ class Watched:
                     self._begin(run)
                 case p.SessionChanged(state=state):
                     self._state, self._state_since = state, record.time
+                case p.Staged(stage=stage):
+                    self._stages[stage.name, stage.node] = stage
                 case p.Output() if self._run is not None and event.run == self._run.run:
                     for text in self._assembler.feed(event.rank, event.stream, event.text):
                         self._keep(record.time, event.rank, event.stream, text)
@@ -171,8 +175,9 @@ class Watched:
     def _on_reply(self, reply: p.Reply) -> None:
         with self._lock:
             match reply:
-                case p.Attached(state=state):
+                case p.Attached(state=state, stages=stages):
                     self._state = state
+                    self._stages = {(stage.name, stage.node): stage for stage in stages}
                 case p.Status():
                     # What changes all the time must not make a session look changed.
                     self.dirty = self.dirty or self._status is None or _told(self._status) != _told(reply)

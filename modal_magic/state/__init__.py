@@ -8,6 +8,7 @@ from modal_magic.state.machine import Machine
 from modal_magic.state.plan import Plan, Rank
 from modal_magic.state.running import VERDICT_SECONDS
 from modal_magic.state.stalls import LOOK_SECONDS, PATIENCE_SECONDS, StallWatch, find_stall
+from modal_magic.state.startup import Startup
 from modal_magic.state.tables import (
     BUSY,
     FREE,
@@ -61,6 +62,7 @@ __all__ = [
     "SessionState",
     "SetTimer",
     "StallWatch",
+    "Startup",
     "Stimulus",
     "Tell",
     "UnexpectedEvent",

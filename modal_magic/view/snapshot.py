@@ -11,7 +11,18 @@ from modal_magic.view.failure import cause_of, consequences, failure_sentence, s
 from modal_magic.view.model import RankView, RunView
 from modal_magic.view.stack import stall_sentence
 
-__all__ = ["Failure", "Loop", "Metric", "RankRow", "SessionFacts", "Snapshot", "columns", "snapshot", "where_it_runs"]
+__all__ = [
+    "Failure",
+    "Loop",
+    "Metric",
+    "RankRow",
+    "SessionFacts",
+    "Snapshot",
+    "Stage",
+    "columns",
+    "snapshot",
+    "where_it_runs",
+]
 
 WAITING_SECONDS = 1.0
 """A rank that is in a collective for so long is shown as waiting there."""
@@ -69,6 +80,18 @@ class RankRow(msgspec.Struct, frozen=True):
     gpu_total: int | None = None
 
 
+class Stage(msgspec.Struct, frozen=True):
+    """A stage of the session's start: `seconds` is None while it goes on, `node` is -1 where no node is meant.
+
+    `began` is in seconds since 1970 by the clock of the session.
+    """
+
+    name: str
+    node: int
+    began: float
+    seconds: float | None
+
+
 class Failure(msgspec.Struct, frozen=True):
     """Why a run failed. `text` is the traceback without colours, `others` says what became of the other ranks."""
 
@@ -84,7 +107,7 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     `run_state` is queued, running, done, failed or interrupted, and empty where there was no run. `stall` says who
     waits for whom, empty where nobody does for long. `lease_left` is None while the lease does not run; `kernels`
-    counts those that are attached.
+    counts those that are attached. `stages` are those of the session's start, oldest first.
     """
 
     session: str
@@ -103,6 +126,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     failure: Failure | None
     ranks: tuple[RankRow, ...]
     stall: str = ""
+    stages: tuple[Stage, ...] = ()
 
 
 class SessionFacts(msgspec.Struct, frozen=True):
@@ -119,6 +143,7 @@ class SessionFacts(msgspec.Struct, frozen=True):
     kernels: int = 1
     lease: float = 0.0
     lease_left: float | None = None
+    stages: tuple[p.Stage, ...] = ()
 
 
 def where_it_runs(backend: str, nodes: int, ranks_per_node: int, gpu: str | None) -> str:
@@ -150,6 +175,7 @@ def snapshot(facts: SessionFacts, run: RunView | None, now: float) -> Snapshot:
         failure=_failure(run, facts.world_size) if run is not None and run.status == "failed" else None,
         ranks=ranks,
         stall=stall_sentence(run.stall) if run is not None and run.stall is not None else "",
+        stages=tuple(Stage(stage.name, stage.node, stage.began, stage.seconds) for stage in facts.stages),
     )
 
 

@@ -319,3 +319,13 @@ def test_a_flood_stays_whole_in_the_log(ranks: Session) -> None:
         own = [text for number, _, text in lines if number == rank]
         assert own == [f"line {i} of rank {rank}" for i in range(20000)]
     assert [text for _, _, text in ranks.logs([2], last=1)] == ["line 19999 of rank 2"]
+
+
+def test_the_start_of_a_session_says_what_it_spent_its_time_on(ranks: Session) -> None:
+    ranks.run("pass").wait()
+    stages = {(stage.name, stage.node): stage.seconds for stage in ranks.stages}
+    own = {"build", "cold start", "queue"} if ranks.backend_name == "modal" else {"zygote"}
+    assert {name for name, _ in stages} == {*own, "gateway", "fork", "rendezvous", "first cell"}
+    nodes = {node for name, node in stages if name in ("queue", "cold start")}
+    assert nodes == (set(range(ranks.shape.replicas)) if ranks.backend_name == "modal" else set())
+    assert all(seconds is not None and seconds >= 0.0 for seconds in stages.values())

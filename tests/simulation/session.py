@@ -57,6 +57,7 @@ class Simulation:
             self.client_door,
             self.node_door,
             lambda: world.now,
+            lambda: world.now,
         )
         self.append, self.gateway.log.append = self.gateway.log.append, self.record  # type: ignore[method-assign]
         self.logged: list[tuple[float, p.Event]] = []
