@@ -38,6 +38,7 @@ class Client:
         on_end: Callable[[SessionError], None],
         watches: bool = False,
     ) -> None:
+        self.session = connection.session
         self.silent = False
         self._loop, self._connection = loop, connection
         self._on_reply, self._on_silence, self._on_end = on_reply, on_silence, on_end

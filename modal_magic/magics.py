@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import os
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +17,8 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from modal_magic import config, registry
 from modal_magic.attaching import notebook_of, refuse_for, show_missed, to_return_to
+from modal_magic.checking import check_cell
 from modal_magic.errors import (
-    CellSyntaxError,
     GatewayBusy,
     GatewayLost,
     ModalMagicError,
@@ -32,8 +30,9 @@ from modal_magic.options import OPTIONS, POSITIONALS, TABLES, Options, differenc
 from modal_magic.protocol import Retries
 from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import Option, argument_specs, parse_line
+from modal_magic.resources import Resources, choose_backend
 from modal_magic.run import Run
-from modal_magic.session import TOP_FRAMES, Resources, Session, check_size, choose_backend
+from modal_magic.session import TOP_FRAMES, Session
 from modal_magic.transcript import RunLog, left_behind
 from modal_magic.view.background import CellOutput, attend, ending, exits
 from modal_magic.view.console import follow, show
@@ -473,19 +472,3 @@ def retries_of(options: Options) -> Retries:
 def in_jupyter(shell: InteractiveShell) -> bool:
     """Whether output goes through a Jupyter server, which drops what comes too fast."""
     return hasattr(shell, "kernel")
-
-
-def check_cell(shell: InteractiveShell, cell: str) -> None:
-    """Refuse a cell that cannot be run, before anything is started or sent.
-
-    Raises UsageError, a CellSyntaxError where it is not Python (the magic line is line 1).
-    """
-    if not cell.strip():
-        raise UsageError("the cell is empty: write the code for the ranks below the magic line")
-    check_size(cell)
-    source = shell.transform_cell(cell)
-    name = f"Cell In[{shell.execution_count}]"
-    try:
-        compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    except SyntaxError as error:
-        raise CellSyntaxError("".join(traceback.format_exception_only(error)).rstrip()) from None

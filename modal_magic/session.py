@@ -3,100 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import math
 import os
 import queue
 import threading
-import time
 import uuid
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from modal_magic import config, registry
 from modal_magic import protocol as p
-from modal_magic.backends.base import Backend, Plan
+from modal_magic.answers import Answer, Answers
+from modal_magic.checking import check_limits, check_ranks, check_source
 from modal_magic.client import Client
-from modal_magic.containers import containers_of
-from modal_magic.errors import GatewayBusy, GatewayLost, SessionClosed, SessionError, UsageError
+from modal_magic.errors import GatewayBusy, GatewayLost, SessionClosed, SessionError
 from modal_magic.lines import Line, newest_lines, read_lines
-from modal_magic.link import Loop
-from modal_magic.options import OPTIONS, Options, Shape, resolve
-from modal_magic.ranges import name_ranks
+from modal_magic.options import OPTIONS, Options, resolve
+from modal_magic.planning import connection_of, plan_of, shape_of
 from modal_magic.reading import parse_values
+from modal_magic.resources import Resources, choose_backend
 from modal_magic.run import Run
+from modal_magic.session_runs import SessionRuns
 from modal_magic.transcript import RunLog, asked
 from modal_magic.view.startup import startup_line
 
-__all__ = ["Resources", "Session", "check_size", "choose_backend"]
+__all__ = ["Session"]
 
-ANSWER_SECONDS = 30.0
-"""How long a request waits for its answer."""
-CELL_BYTES = 10_000_000
-"""The largest cell that is sent."""
 TOP_FRAMES = 3
 """How many frames of a rank are told where nobody asks for more."""
-ENDED_RUNS = 1000
-"""Of so many runs that are over it is known that what comes of them is to be shown with the next cell."""
-
-Answer = TypeVar("Answer", p.Status, p.LogPage, p.Stacks, p.Done)
-
-
-def check_size(cell: str) -> None:
-    """Raise UsageError for a cell that is too large to be sent."""
-    if len(cell) > CELL_BYTES:
-        raise UsageError(
-            f"the cell has {len(cell) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a "
-            "file and have the ranks read it"
-        )
-
-
-def choose_backend(name: str) -> str:
-    """`local` or `modal`; auto is Modal where a token is configured, as Modal's own client finds one."""
-    if name != "auto":
-        return name
-    configured = Path(os.environ.get("MODAL_CONFIG_PATH") or "~/.modal.toml").expanduser()
-    has_token = "MODAL_TOKEN_ID" in os.environ or (configured.is_file() and "token_id" in configured.read_text())
-    return "modal" if has_token else "local"
-
-
-class Resources:
-    """What the sessions of one process share: the loop thread and the backends. Close it to leave nothing behind."""
-
-    def __init__(self, backends: Mapping[str, Backend] | None = None) -> None:
-        self.loop = Loop()
-        self._backends: dict[str, Backend] = dict(backends or {})
-
-    def backend(self, name: str) -> Backend:
-        """The backend of this name. Raises UsageError where it cannot be had."""
-        if name not in self._backends:
-            if name == "modal":
-                from modal_magic.backends.modal import ModalBackend
-
-                self._backends[name] = ModalBackend()
-                return self._backends[name]
-            if os.name == "nt":
-                raise UsageError("the local backend runs on Linux and macOS: on Windows, use WSL")
-            from modal_magic.backends.local import LocalBackend
-
-            self._backends[name] = LocalBackend()
-        return self._backends[name]
-
-    def prepare(self, name: str = "local") -> None:
-        """Have a backend do in the background what the next session can be spared."""
-        with contextlib.suppress(UsageError, OSError):
-            self.backend(name).prepare()
-
-    def close(self) -> None:
-        """End the loop thread, and let go of what no session took."""
-        for backend in self._backends.values():
-            backend.close()
-        self.loop.close()
 
 
 class Session:
@@ -161,33 +96,12 @@ class Session:
         Raises UsageError for a cell that cannot be sent; nothing has happened then.
         """
         self.check_open()
-        if not source.strip():
-            raise UsageError("the cell is empty: there is nothing to run")
-        check_size(source)
-        try:
-            source.encode()
-        except UnicodeEncodeError as error:
-            raise UsageError(f"the cell holds a character that is no text, at position {error.start}") from None
-        if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < self.world_size]):
-            raise UsageError(f"there is no {name_ranks(unknown)}: the session has {name_ranks(range(self.world_size))}")
+        check_source(source)
+        check_ranks(ranks, self.world_size)
         again = p.Retries(retries) if isinstance(retries, int) else retries
-        checked = parse_values(
-            {
-                "timeout": timeout,
-                "output_limit": output_limit,
-                "retries": again.max_retries,
-                "retry_initial_delay": again.initial_delay,
-                "retry_backoff_coefficient": again.backoff_coefficient,
-                "retry_max_delay": again.max_delay,
-            },
-            OPTIONS,
-            "Session.run",
-        )
-        limits = resolve(checked)
+        limits = check_limits(timeout, output_limit, again)
         run = Run(self, uuid.uuid4().hex[:12])
-        while self._late:
-            run.take(self._late.popleft(), self.now())
-        self._runs[run.id] = run
+        self._runs.begin(run)
         task = p.Execute(run.id, source, cell, first_line)
         chosen = None if ranks is None else sorted(set(ranks))
         self._client.ask(p.Run(task, chosen, limits.output_limit, limits.timeout, again if again.max_retries else None))
@@ -200,7 +114,7 @@ class Session:
 
         Of their output they have what no other client had shown. One whose end was taken here is no longer among them.
         """
-        return [run for run in self._unseen if not run.was_taken]
+        return [run for run in self._runs.found if not run.was_taken]
 
     @property
     def stages(self) -> list[p.Stage]:
@@ -210,7 +124,7 @@ class Session:
     @property
     def idle(self) -> bool:
         """Whether no run of this client goes on."""
-        return not self._runs
+        return not any(self._runs)
 
     def ready(self, seconds: float = 120.0) -> Self:
         """Wait until the ranks are up, and return the session.
@@ -276,7 +190,7 @@ class Session:
                 self.end("it was stopped")
                 answers = self._closing.wait(seconds) or answers
         self._shut(SessionClosed(f"session {self.name!r} was stopped"))
-        if self._own_resources or self.backend_name in self._resources._backends:
+        if self._own_resources or self._resources.has_used(self.backend_name):
             backend = self._resources.backend(self.backend_name)
             if not backend.finish(self.name, seconds):
                 raise SessionError(f"session {self.name!r} did not end within {seconds:g} s")
@@ -305,45 +219,13 @@ class Session:
 
     def _begin(self, resources: Resources | None, options: Options, notebook: str) -> None:
         self._set_up(resources)
-        shape = options.shape()
         self.backend_name = choose_backend(options.backend)
         backend = self._resources.backend(self.backend_name)
         name = registry.claim(options.session)
-        plan = Plan(
-            session=name,
-            nodes=shape.replicas,
-            ranks_per_node=shape.nproc_per_node,
-            gpu=shape.gpu,
-            framework=shape.framework,
-            environment=dict(shape.env),
-            lease=options.lease,
-            log_limit=options.log_limit,
-            idle=options.idle_on(self.backend_name),
-            max_lifetime=options.max_lifetime,
-            containers=containers_of(shape),
-            link=options.link,
-        )
+        plan = plan_of(name, options, self.backend_name)
         try:
             reached = backend.start(plan)
-            connection = registry.Connection(
-                version=p.VERSION,
-                session=name,
-                backend=self.backend_name,
-                host=reached.host,
-                port=reached.port,
-                gateway_key=reached.gateway_key,
-                public_key=reached.client_keys.public,
-                secret_key=reached.client_keys.secret,
-                nodes=plan.nodes,
-                ranks_per_node=plan.ranks_per_node,
-                framework=plan.framework,
-                gpu=plan.gpu,
-                environment=plan.environment,
-                containers=plan.containers,
-                pid=reached.pid,
-                born=registry.birth(reached.pid) or 0.0,
-                notebook=notebook,
-            )
+            connection = connection_of(plan, self.backend_name, reached, notebook)
             try:
                 registry.publish(connection)
             except BaseException:  # what nobody could reach is not left running
@@ -369,16 +251,12 @@ class Session:
     def _set_up(self, resources: Resources | None) -> None:
         self._own_resources = resources is None
         self._resources = resources or Resources()
-        self._runs: dict[str, Run] = {}
-        self._ended_runs: deque[str] = deque(maxlen=ENDED_RUNS)
-        self._late: deque[p.Output] = deque()
-        self._answers: dict[str, Future[Any]] = {}
+        self._runs = SessionRuns()
+        self._answers = Answers()
         self._closing = threading.Event()
         self._up = threading.Event()
-        self._unseen: list[Run] = []
         self._stages: dict[tuple[str, int], p.Stage] = {}
         self._error: SessionError | None = None
-        self._clock_ahead = math.inf
         self.state = "launching"
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.alert: Callable[[str], bool] = lambda text: False
@@ -388,15 +266,7 @@ class Session:
         self.name = connection.session
         self.backend_name = connection.backend
         self.world_size = connection.nodes * connection.ranks_per_node
-        self.shape = Shape(
-            replicas=connection.nodes,
-            nproc_per_node=connection.ranks_per_node,
-            gpu=connection.gpu,
-            backend=connection.backend,
-            framework=connection.framework,
-            env=tuple(sorted(connection.environment.items())),
-            **dataclasses.asdict(connection.containers),
-        )
+        self.shape = shape_of(connection)
         self._client = Client(
             self._resources.loop, connection, self._on_record, self._on_reply, self._on_silence, self._shut, watches
         )
@@ -436,30 +306,11 @@ class Session:
 
     def _ask(self, make: Callable[..., p.Numbered], expected: type[Answer], *rest: Any) -> Answer:
         self.check_open()
-        name = uuid.uuid4().hex[:12]
-        answer: Future[Answer] = Future()
-        self._answers[name] = answer
-        try:
-            self._client.ask(make(name, *rest))
-            until = time.monotonic() + ANSWER_SECONDS
-            while time.monotonic() < until:
-                with contextlib.suppress(FutureTimeout):
-                    return answer.result(1.0)
-                if self._client.silent:
-                    raise GatewayBusy(f"{self._client.silence()}. What was asked is done once it does")
-            raise GatewayBusy(f"session {self.name!r} has not answered for {ANSWER_SECONDS:g} s")
-        finally:
-            self._answers.pop(name, None)
-            self._client.forget(name)
+        return self._answers.ask(self._client, make, expected, *rest)
 
     def _let_go(self, run: Run) -> None:
-        if self._runs.pop(run.id, None) is not None:
-            run.give_up(
-                GatewayBusy(
-                    f"{self._client.silence()}. The run will be interrupted once it does; until then %modal_attach "
-                    f"{self.name} can bring it back"
-                )
-            )
+        told = f"{self._client.silence()}. The run will be interrupted once it does; until then "
+        self._runs.let_go(run, GatewayBusy(f"{told}%modal_attach {self.name} can bring it back"))
 
     def _on_reply(self, reply: p.Reply) -> None:
         match reply:
@@ -467,36 +318,24 @@ class Session:
                 self._take_state(reply.state)
                 self._stages = {(stage.name, stage.node): stage for stage in reply.stages}
                 for known in reply.runs:
-                    self._runs[known.run] = run = Run(self, known.run)
-                    run.cell, run.old = known.cell, known.ended
-                    for rank, stream, text in known.rest:
-                        run.take(p.Output(rank, known.run, stream, text), self.now())
-                    self._unseen.append(run)
+                    self._runs.find(Run(self, known.run), known)
             case p.Live(events=events):
-                for event in events:
-                    if event.run in self._runs:
-                        self._runs[event.run].take(event, self.now())
+                self._runs.take_live(events)
             case p.Refused(request=request, reason=reason):
-                if request in self._runs:
-                    self._runs.pop(request).refuse(reason)
-                elif (answer := self._answers.pop(request, None)) is not None:
-                    answer.set_exception(UsageError(reason))
+                if not self._runs.refuse(request, reason):
+                    self._answers.refuse(request, reason)
             case p.Closed(reason=reason):
                 if not self.connection.born:  # its gateway is not on this machine and cannot remove our folder
                     registry.forget(self.name)
                 self._closing.set()
                 self._shut(SessionClosed(f"session {self.name!r} is closed: {reason}"))
             case p.Status() | p.LogPage() | p.Stacks() | p.Done():
-                if (answer := self._answers.pop(reply.request, None)) is not None:  # it may be said twice
-                    answer.set_result(reply)
+                self._answers.take(reply)
 
     def _on_record(self, record: p.Record) -> None:
         event = record.event
-        self._clock_ahead = min(self._clock_ahead, time.time() - record.time)
-        if isinstance(event, p.Lost):
-            for run in list(self._runs.values()):
-                run.take(event, record.time, record.sequence)
-        elif isinstance(event, p.Staged):
+        self._runs.take(record)
+        if isinstance(event, p.Staged):
             self._stages[event.stage.name, event.stage.node] = event.stage
             if event.stage.name == "rendezvous" and event.stage.seconds is not None and self.backend_name == "modal":
                 self._notify(f"{self.name} is up: {startup_line(self.stages, self.now())}")
@@ -507,27 +346,11 @@ class Session:
             if event.state == "degraded" and event.reason:
                 self._notify(event.reason)
             elif event.state == "closing":
-                for run in list(self._runs.values()):
-                    run.give_up(SessionClosed(f"session {self.name!r} is closed: {event.reason}"))
-                self._runs.clear()
-        name = getattr(event, "run", None)
-        if name in self._runs:
-            run = self._runs[name]
-            run.take(event, record.time, record.sequence)
-            if run.done:
-                del self._runs[name]
-                self._ended_runs.append(name)
-        elif isinstance(event, p.Output) and name in self._ended_runs:
-            # Threads and processes that a cell has left running write on: that is shown with the next cell.
-            newest = next(reversed(list(self._runs.values())), None)
-            if newest is not None:
-                newest.take(event, record.time, record.sequence)
-            else:
-                self._late.append(event)
+                self._runs.give_up(SessionClosed(f"session {self.name!r} is closed: {event.reason}"))
 
     def now(self) -> float:
         """The time of the session's own clock, that of its gateway, in seconds since 1970."""
-        return time.time() - (self._clock_ahead if math.isfinite(self._clock_ahead) else 0.0)
+        return self._runs.now()
 
     def _take_state(self, state: str) -> None:
         self.state = state
@@ -539,7 +362,7 @@ class Session:
             self.notices.put(text)
 
     def _on_silence(self, silent: bool) -> None:
-        for run in list(self._runs.values()):
+        for run in self._runs:
             if silent and run.interrupting:
                 self._let_go(run)
             elif silent:
@@ -554,12 +377,8 @@ class Session:
             self._error = error
         self._client.close(last)
         self._up.set()
-        for run in list(self._runs.values()):
-            run.give_up(error)
-        self._runs.clear()
-        for answer in list(self._answers.values()):
-            if not answer.done():
-                answer.set_exception(error)
+        self._runs.give_up(error)
+        self._answers.fail(error)
 
     def _close_resources(self) -> None:
         if self._own_resources:

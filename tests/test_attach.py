@@ -20,8 +20,8 @@ from modal_magic import protocol as p
 from modal_magic.attaching import is_deserted, refuse_for, to_return_to
 from modal_magic.errors import GatewayBusy, GatewayLost, RankFailed, RunInterrupted, SessionError, UsageError
 from modal_magic.options import resolve
+from modal_magic.resources import Resources
 from modal_magic.run import Run
-from modal_magic.session import Resources
 from modal_magic.view.failure import strip_colours
 from tests.support.notebook import Notebook, notebook
 
@@ -407,7 +407,7 @@ def test_a_client_that_dies_is_soon_not_counted_any_more(plain: Session) -> None
 
 def test_an_interrupt_of_a_run_that_nobody_knows_is_answered(plain: Session) -> None:
     stray = Run(plain, "stray")
-    plain._runs["stray"] = stray
+    plain._runs.begin(stray)
     stray.interrupt()
     with pytest.raises(UsageError, match="the session knows no such run"):
         stray.wait(10)

@@ -71,9 +71,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resuming": set(),
     "run": {*GROUND, "view"},
     "transcript": {*GROUND, "segments"},
-    "session": {*GROUND, "transcript", "registry", "link", "client", "backends", "view", "run"},
-    "attaching": {*GROUND, "registry", "run", "session", "view"},
-    "magics": {*GROUND, "transcript", "registry", "completion", "attaching", "run", "session", "view"},
+    "session_runs": {*GROUND, "run"},
+    "answers": {*GROUND, "client"},
+    "checking": GROUND,
+    "resources": {*GROUND, "link", "backends"},
+    "planning": {*GROUND, "registry", "backends"},
+    "session": {
+        *GROUND,
+        *("registry", "client", "run", "session_runs", "answers", "checking", "resources", "planning", "transcript"),
+        "view",
+    },
+    "attaching": {*GROUND, "registry", "run", "resources", "session", "view"},
+    "magics": {
+        *GROUND,
+        *("registry", "completion", "checking", "resources", "run", "transcript", "session", "attaching", "view"),
+    },
     "extension": {*GROUND, "registry", "completion", "magics"},
     "backends": {*GROUND, "registry", "link", "resuming", "backends"},
     "frameworks": {*GROUND, "frameworks"},
@@ -214,7 +226,7 @@ def test_every_room_has_its_doors_written_down() -> None:
 
 
 def test_arrows_are_seen_wherever_they_stand() -> None:
-    assert imports("session") >= {"config", "registry", "protocol", "backends/base", "backends/local"}
+    assert imports("resources") >= {"errors", "link", "backends/base", "backends/local"}
     assert "session" not in imports("view/console")  # only type checkers follow that one
     assert "serving" in imports("node/born")
 
@@ -234,10 +246,10 @@ def test_only_the_extension_imports_the_magics() -> None:
     assert [name for name in FILES if "extension" in imports(name)] == ["__init__"]
 
 
-def test_only_sessions_reach_for_a_backend() -> None:
+def test_only_the_resources_of_sessions_reach_for_a_backend() -> None:
     reaching = {name for name in FILES if any(room_of(found) == "backends" for found in imports(name))}
-    assert {room_of(name) for name in reaching} <= {"session", "backends"}
-    at_import = imported_from_us(module_level(TREES["session"]))
+    assert {room_of(name) for name in reaching} <= {"resources", "planning", "backends"}
+    at_import = {*imported_from_us(module_level(TREES["resources"])), *imports("planning")}
     assert {found for found in at_import if room_of(found) == "backends"} == {"backends/base"}
 
 

@@ -16,7 +16,7 @@ from modal_magic import Session, SessionClosed, registry
 from modal_magic.backends.base import Plan
 from modal_magic.backends.modal import _ticket
 from modal_magic.link import make_keys
-from modal_magic.session import Resources
+from modal_magic.resources import Resources
 from tests.support.notebook import notebook
 from tests.support.processes import gone, ours
 from tests.test_processes import everyone

@@ -18,7 +18,7 @@ from modal_magic import protocol as p
 from modal_magic.delivery import Delivery
 from modal_magic.errors import RankFailed
 from modal_magic.link import Keys, Loop, connect, make_keys
-from modal_magic.session import Resources
+from modal_magic.resources import Resources
 
 EVERY = range(4)
 

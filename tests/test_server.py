@@ -27,8 +27,9 @@ from tornado.httpclient import HTTPClientError, HTTPResponse
 from modal_magic import registry
 from modal_magic.client import ATTACH_SECONDS
 from modal_magic.errors import SessionError
+from modal_magic.resources import Resources
 from modal_magic.server.hub import LOOK_SECONDS, Hub, changes
-from modal_magic.session import Resources, Session
+from modal_magic.session import Session
 from modal_magic.view.snapshot import RankRow, Snapshot
 from tests.test_imports import loaded_by
 

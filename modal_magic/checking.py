@@ -1,0 +1,80 @@
+"""What is refused before anything is started or sent: cells, ranks and limits that make no sense."""
+
+from __future__ import annotations
+
+import ast
+import traceback
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from modal_magic.errors import CellSyntaxError, UsageError
+from modal_magic.options import OPTIONS, Options, resolve
+from modal_magic.protocol import Retries
+from modal_magic.ranges import name_ranks
+from modal_magic.reading import parse_values
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+__all__ = ["check_cell", "check_limits", "check_ranks", "check_source"]
+
+CELL_BYTES = 10_000_000
+"""The largest cell that is sent."""
+
+
+def check_cell(shell: InteractiveShell, cell: str) -> None:
+    """Raise UsageError for the cell of a notebook that cannot be run.
+
+    Where it is not Python that is a CellSyntaxError (the magic line is line 1).
+    """
+    if not cell.strip():
+        raise UsageError("the cell is empty: write the code for the ranks below the magic line")
+    _check_size(cell)
+    source = shell.transform_cell(cell)
+    name = f"Cell In[{shell.execution_count}]"
+    try:
+        compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    except SyntaxError as error:
+        raise CellSyntaxError("".join(traceback.format_exception_only(error)).rstrip()) from None
+
+
+def check_source(source: str) -> None:
+    """Raise UsageError for a text that cannot be sent as a cell."""
+    if not source.strip():
+        raise UsageError("the cell is empty: there is nothing to run")
+    _check_size(source)
+    try:
+        source.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"the cell holds a character that is no text, at position {error.start}") from None
+
+
+def _check_size(cell: str) -> None:
+    if len(cell) > CELL_BYTES:
+        raise UsageError(
+            f"the cell has {len(cell) / 1e6:.0f} MB, and at most {CELL_BYTES / 1e6:.0f} MB are sent: put data in a "
+            "file and have the ranks read it"
+        )
+
+
+def check_ranks(ranks: Sequence[int] | None, world_size: int) -> None:
+    """Raise UsageError for ranks that the session does not have."""
+    if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < world_size]):
+        raise UsageError(f"there is no {name_ranks(unknown)}: the session has {name_ranks(range(world_size))}")
+
+
+def check_limits(timeout: float | None, output_limit: int | None, retries: Retries) -> Options:
+    """The limits of a run as its options. Raises UsageError for one out of its bounds."""
+    checked = parse_values(
+        {
+            "timeout": timeout,
+            "output_limit": output_limit,
+            "retries": retries.max_retries,
+            "retry_initial_delay": retries.initial_delay,
+            "retry_backoff_coefficient": retries.backoff_coefficient,
+            "retry_max_delay": retries.max_delay,
+        },
+        OPTIONS,
+        "Session.run",
+    )
+    return resolve(checked)
