@@ -254,7 +254,11 @@ def test_only_the_resources_of_sessions_reach_for_a_backend() -> None:
 
 
 def test_only_what_runs_beside_a_rank_imports_torch_or_ipython_at_once() -> None:
-    heavy = {"torch": {"frameworks/torch"}, "IPython": {"magics", "extension", "node/shell"}, "modal": ON_MODAL}
+    heavy = {
+        "torch": {"frameworks/torch", "frameworks/works"},
+        "IPython": {"magics", "extension", "node/shell"},
+        "modal": ON_MODAL,
+    }
     for module, allowed in heavy.items():
         found = {
             name

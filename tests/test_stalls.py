@@ -117,6 +117,15 @@ def test_the_source_of_a_broadcast_may_have_left_it_before_others_come() -> None
     assert "rank 0 is not there" in said(computes(0, sequence=12), waits(1, "all_reduce"))
 
 
+def test_work_that_was_begun_asynchronously_goes_on_while_a_rank_computes() -> None:
+    waiting = waits(0, "all_reduce (async)")
+    assert said(waiting, waits(1, "all_reduce (async)"), computes(2, sequence=12)) == ""
+    assert said(waiting, computes(1, sequence=12), computes(2, sequence=11)) == (
+        "rank 0 has waited 5 s in all_reduce (async) #12 (cell line 7); rank 2 is not there: it is at cell line 4"
+    )
+    assert "rank 1 is not there" in said(waits(0), computes(1, sequence=12))
+
+
 # ---- when it is said -------------------------------------------------------------------------------------------------
 
 
@@ -151,6 +160,45 @@ def test_what_changes_all_the_time_is_said_ever_less_often() -> None:
     watch.due("run", 0.0)
     told = [now for now in range(1000) if watch.news({0: waits(0, sequence=now), 1: computes(1)}, now)]
     assert told == [0, 5, 15, 35, 75, 155, 315, 635]
+
+
+STOPPED = p.RankStack(1, "running", silent="is stopped (SIGSTOP)")
+HOLDS_GIL = p.RankStack(1, "running", silent="does not answer: C code computes and holds the GIL")
+ADVICE = ". %modal_stack shows more, an interrupt ends the wait"
+
+
+def told_of(*stacks: p.RankStack, seconds: int = 20) -> list[str]:
+    """What a watch says of ranks that stay as they are, asked once a second."""
+    watch = StallWatch()
+    watch.due("run", 0.0)
+    found = [watch.news({stack.rank: stack for stack in stacks}, float(now)) for now in range(seconds)]
+    return [stall_sentence(stall) for stall in found if stall is not None]
+
+
+def test_a_rank_that_holds_up_the_end_of_a_cell_is_named_once() -> None:
+    done = p.RankStack(0, "done")
+    assert told_of(done, STOPPED) == [f"rank 0 has finished the cell; rank 1 has not: it is stopped (SIGSTOP){ADVICE}"]
+    assert told_of(done, HOLDS_GIL, p.RankStack(2, "exited"), computes(3, function="save")) == [
+        "ranks 0,2 have finished the cell; rank 3 has not: it is at cell line 4, in save" + ADVICE,
+        "ranks 0,2 have finished the cell; rank 1 has not: it does not answer: C code computes and holds the GIL; "
+        f"rank 3 has not: it is at cell line 4, in save{ADVICE}",
+    ]
+    moves = p.RankStack(1, "running", p.Whereabouts(4, since=0.5))
+    assert told_of(done, moves) == []
+
+
+def test_a_stopped_rank_is_named_also_while_others_compute() -> None:
+    assert told_of(computes(0), STOPPED) == [f"rank 1 is stopped (SIGSTOP){ADVICE}"]
+    assert told_of(STOPPED, seconds=5) == []
+    assert told_of(computes(0), HOLDS_GIL) == []
+
+
+def test_a_rank_that_answers_now_and_then_is_not_called_silent() -> None:
+    watch = StallWatch()
+    watch.due("run", 0.0)
+    busy = p.RankStack(1, "running", p.Whereabouts(4, since=0.5))
+    looks = [(now, HOLDS_GIL if now % 4 else busy) for now in range(40)]
+    assert not any(watch.news({0: p.RankStack(0, "done"), 1: stack}, float(now)) for now, stack in looks)
 
 
 def test_the_next_run_begins_anew() -> None:

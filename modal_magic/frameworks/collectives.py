@@ -1,7 +1,8 @@
 """Which call of torch.distributed a stack is in, told by its frames: no torch is needed, and nothing is slowed down.
 
-A rank waits for others inside such a call for as long as its function is on the stack. What wraps the calls would know
-no more, and the flight recorder of torch knows less: with gloo it notes that a collective began, never that it ended.
+A rank waits for others inside such a call for as long as its function is on the stack; of an asynchronous call, as long
+as `wait` of its work is (`works`). The flight recorder of torch knows less: with gloo it notes that a collective began,
+never that it ended.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-__all__ = ["BACKWARD", "Collective", "find_call"]
+__all__ = ["BACKWARD", "DISTRIBUTED", "WAIT", "Collective", "find_call"]
 
 BACKWARD = "backward (DDP)"
 """The name of a backward pass in which DDP joins gradients: it waits for the other ranks in C++."""
 
+WAIT = "work.wait()"
+"""The name of a wait for asynchronous work of which nobody knows the call."""
 CALLS = re.compile(
     r"all_|barrier|broadcast|gather|monitored_barrier|reduce|scatter|send|recv|wait_tensor"
     r"|new_group|new_subgroups|split_group|init_process_group|destroy_process_group"
@@ -29,6 +32,7 @@ NAMES = {
     "new_group": (OURS, "new_group"),
     "destroy_process_group": (OURS, "destroy_process_group"),
     "wrap": (OURS, "DistributedDataParallel()"),
+    "wait": ("modal_magic/frameworks/works.py", WAIT),
     "_pre_forward": ("torch/nn/parallel/distributed.py", "forward (DDP)"),
 }
 """Other functions that wait for ranks: the file of each, and what people call it."""

@@ -9,6 +9,7 @@ rendezvous, so that nobody waits in C++ for a rank that does not come. Scripts t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import os
 import threading
@@ -28,10 +29,11 @@ from torch.distributed.constants import default_pg_timeout
 from torch.nn.parallel import DistributedDataParallel
 
 from modal_magic.frameworks.base import Superseded
-from modal_magic.frameworks.collectives import BACKWARD, Collective, find_call
+from modal_magic.frameworks.collectives import BACKWARD, WAIT, Collective, find_call
 from modal_magic.frameworks.plain import reseed_python
 from modal_magic.frameworks.sockets import SocketBook
-from modal_magic.protocol import ErrorKind, Health, Store
+from modal_magic.frameworks.works import Issued, WorkBook
+from modal_magic.protocol import ASYNC, ErrorKind, Health, Store
 from modal_magic.ranges import name_ranks
 from modal_magic.specs import WorkerSpec
 
@@ -90,6 +92,7 @@ class TorchRank:
     wraps: int = 0
     sockets: SocketBook = field(default_factory=SocketBook)
     retired: list[Any] = field(default_factory=list)
+    works: WorkBook = field(default_factory=WorkBook)
 
     # -- the seam
 
@@ -162,12 +165,15 @@ class TorchRank:
         self.sockets.shut_down()
 
     def collective(self, frames: Sequence[FrameType]) -> Collective:
-        """See `Framework`. Which group it is, is among the arguments of the call."""
+        """See `Framework`. Which group it is, is among the arguments of the call, or was noted when it was issued."""
         name, frame = find_call(frames) or ("", None)
         if name == BACKWARD and not any(item.reference() is not None for item in self.wrapped):
             name = ""
         try:
-            return self._with_group(name, frame.f_locals if frame is not None and name else {})
+            arguments = frame.f_locals if frame is not None and name else {}
+            if name == WAIT:
+                return self._of_work(self.works.issued.get(arguments["work"]))
+            return self._with_group(name, arguments)
         except Exception:  # the main thread goes on meanwhile, and may be leaving the group
             return Collective(name)
 
@@ -182,19 +188,35 @@ class TorchRank:
             return Collective(name, "", 0, everyone)
         sequence = group._get_sequence_number_for_group()  # type: ignore[attr-defined]
         if name.startswith(("send", "recv")):
-            towards, peer = ("to", "dst") if name.startswith("send") else ("from", "src")
-            if not isinstance(other := arguments.get(peer), int):
-                return Collective(name, f"{towards} any rank", sequence, (dist.get_rank(),))
-            return Collective(name, f"{towards} rank {other}", sequence, tuple(sorted({dist.get_rank(), other})))
+            return self._with_peer(name, group, sequence, arguments.get("group_dst", arguments.get("group_src")))
         if group is default:
             return Collective(name, "default group", sequence, everyone)
         members = tuple(c10d._world.pg_group_ranks[group])
         return Collective(name, f"group of {name_ranks(members)}", sequence, members)
 
+    def _of_work(self, issued: Issued | None) -> Collective:
+        """What a rank waits for that waits for a piece of work. Its number is that of the work, not of the newest."""
+        group = issued.group() if issued is not None else None
+        if issued is None or group is None:
+            return Collective(WAIT)
+        if issued.name in ("isend", "irecv"):
+            return self._with_peer(issued.name, group, issued.sequence, issued.peer)
+        found = self._with_group(issued.name + ASYNC, {"group": group})
+        return dataclasses.replace(found, sequence=issued.sequence)
+
+    def _with_peer(self, name: str, group: dist.ProcessGroup, sequence: int, peer: object) -> Collective:
+        """A send or recv; `peer` is a rank of its group."""
+        own, towards = dist.get_rank(), "to" if "send" in name else "from"
+        if not isinstance(peer, int):
+            return Collective(name, f"{towards} any rank", sequence, (own,))
+        other = dist.get_global_rank(group, peer)
+        return Collective(name, f"{towards} rank {other}", sequence, tuple(sorted({own, other})))
+
     # -- the wrapped calls
 
     def install(self) -> None:
         """Put our wrappers in the place of torch's functions, before any cell imports them."""
+        self.works.install()
         init, new_group, wrap = self._wrap_init(), self._wrap_new_group(), self._wrap_ddp()
         destroy = self._wrap_destroy()
         for module in (dist, c10d):

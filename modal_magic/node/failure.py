@@ -96,6 +96,10 @@ def collective_in(error: BaseException, collective_of: Callable[[Sequence[FrameT
 def where_interrupted(error: BaseException, collective_of: Callable[[Sequence[FrameType]], Collective]) -> str:
     """`all_reduce at cell line 3`: the torch.distributed call that a rank was in, if any, and the line of the cell."""
     name = collective_in(error, collective_of)
-    line = cell_line(_places(error.__traceback__))
+    line = 0
+    cause: BaseException | None = error
+    while cause is not None and not line:
+        line = cell_line(_places(cause.__traceback__))
+        cause = cause.__context__
     place = f"cell line {line}" if line else "the cell"
     return f"{name} at {place}" if name else place

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import bdb
 import builtins
 import ctypes
+import functools
 import getpass
 import io
 import os
+import pdb  # noqa: T100 - to refuse it
 import sys
-from typing import NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 __all__ = ["NoKeyboardError", "redirect"]
 
@@ -21,7 +25,7 @@ class NoKeyboardError(EOFError):
     """A cell asked for input on a rank. An EOFError, which is what code without a keyboard expects."""
 
 
-def redirect(rank: int, stdout: int, stderr: int) -> None:
+def redirect(stdout: int, stderr: int) -> None:
     """Make the pipes descriptors 1 and 2, and sys.stdout and sys.stderr of them; stdin is empty.
 
     Lines go out whole, in one write each, so what a rank printed is in the pipe when the rank crashes.
@@ -38,18 +42,41 @@ def redirect(rank: int, stdout: int, stderr: int) -> None:
 
     def no_keyboard(prompt: object = "", *rest: object, **options: object) -> NoReturn:
         raise NoKeyboardError(
-            f"rank {rank} has no keyboard, so it cannot answer {str(prompt)!r}: write the answer into the cell"
-        )
-
-    def no_debugger(*rest: object, **options: object) -> NoReturn:
-        raise NoKeyboardError(
-            f"rank {rank} has no keyboard, so it cannot be debugged with breakpoint(): print what you want to know, or "
-            "ask %modal_stack where it is"
+            f"a rank has no keyboard (write the answer into the cell), so it cannot answer {str(prompt)!r}"
         )
 
     builtins.input = no_keyboard
     getpass.getpass = no_keyboard
-    sys.breakpointhook = no_debugger
+    _refuse_debuggers()
+
+
+def _refuse_debuggers() -> None:
+    """Have debuggers that read from the keyboard say that there is none: `breakpoint()`, pdb, `%debug`, `%pdb`.
+
+    They would take the empty stdin for the command to quit. One that brings a line of its own, as to a socket, works.
+    """
+
+    original_set_trace, original_interaction = bdb.Bdb.set_trace, pdb.Pdb.interaction
+
+    def refuse(debugger: Any) -> None:
+        if getattr(debugger, "stdin", sys.stdin) is sys.stdin:
+            raise NoKeyboardError(
+                "a rank has no keyboard (print what you want to know, or ask %modal_stack where it is; after an error, "
+                "sys.last_traceback has its frames), so it cannot use a debugger"
+            )
+
+    @functools.wraps(original_set_trace)
+    def set_trace(debugger: Any, frame: FrameType | None = None) -> None:
+        refuse(debugger)
+        original_set_trace(debugger, frame or sys._getframe(1))
+
+    @functools.wraps(original_interaction)
+    def interaction(debugger: Any, *arguments: Any) -> None:
+        refuse(debugger)
+        original_interaction(debugger, *arguments)
+
+    bdb.Bdb.set_trace = set_trace  # type: ignore[assignment]
+    pdb.Pdb.interaction = interaction  # type: ignore[assignment]
 
 
 def _line_writer(descriptor: int) -> io.TextIOWrapper:

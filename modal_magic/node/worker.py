@@ -285,7 +285,7 @@ def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket
     """Be a rank until told to end, or until the agent is gone."""
     die_with(lifeline)
     rank = spec.place.rank
-    stdio.redirect(rank, stdout, stderr)
+    stdio.redirect(stdout, stderr)
     os.environ.update(spec.place.environment)
     channel = Channel(control)
     os.register_at_fork(after_in_child=channel.disown)

@@ -72,6 +72,7 @@ from modal_magic.protocol.orders import (
     Task,
 )
 from modal_magic.protocol.parts import (
+    ASYNC,
     Alive,
     ErrorKind,
     Frame,
@@ -141,6 +142,7 @@ from modal_magic.protocol.terms import (
 
 __all__ = [
     "ANSWER_SECONDS",
+    "ASYNC",
     "BEAT_SECONDS",
     "DEAD_MAN_SECONDS",
     "MESSAGE_BYTES",

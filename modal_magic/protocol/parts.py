@@ -13,6 +13,9 @@ ErrorKind = Literal["exception", "communication", "exit"]
 StageName = Literal["zygote", "build", "gateway", "queue", "restore", "cold start", "fork", "rendezvous", "first cell"]
 """The stages of a session's start: docs/architecture.md says what each is."""
 
+ASYNC = " (async)"
+"""What follows the name of a collective where a rank waits for the work of an asynchronous call."""
+
 
 class Health(Part):
     """What a rank knows of its process groups when its cell ends.

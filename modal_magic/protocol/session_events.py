@@ -28,9 +28,11 @@ class Submitted(Message):
 
 
 class Stalled(Message):
-    """Ranks of a run have waited in a collective for others that are not there; all of them as they are now.
+    """Ranks of a run have waited for others for a while; all of them as they are now.
 
-    `waiting` are the ranks that wait, `missing` those that they wait for: these may themselves wait, for others.
+    `waiting` are the ranks that wait in a collective, `missing` those that they wait for: these may themselves wait,
+    for others. Where no rank waits in a collective, `waiting` are those that have finished the cell, if any, and
+    `missing` those that hold up its end.
     """
 
     run: str

@@ -1,11 +1,11 @@
-"""Who waits for whom: whether some ranks of a run wait in a collective for others that are not there.
+"""Who waits for whom: whether ranks of a run wait in a collective for others, or its end for ranks that do not move.
 
 Pure. It says nothing while all ranks compute, nor while all are in the same collective, however long that takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
@@ -16,7 +16,7 @@ LOOK_SECONDS = 1.0
 """How often the ranks of a run are asked where they are."""
 PATIENCE_SECONDS = 5.0
 """How long ranks wait for others before it is said; after that, so long again, then twice that, four times …"""
-TWO_SIDED = ("send", "recv")
+TWO_SIDED = ("send", "recv", "isend", "irecv")
 ONE_SIDED = ("broadcast", "scatter", "gather", "reduce")
 """How the collectives begin that a rank may leave before all others have entered."""
 
@@ -42,6 +42,17 @@ def find_stall(run: str, stacks: Mapping[int, p.RankStack], patience: float) -> 
     return p.Stalled(run, list(waiting.values()), [stacks[rank] for rank in sorted(missing - waiting.keys())])
 
 
+def find_laggards(run: str, stacks: Mapping[int, p.RankStack], still: Collection[int]) -> p.Stalled | None:
+    """The ranks that hold up the end of a run, and those that have finished it; None where there are none.
+
+    `still` are the ranks that have not moved for a while. A process that is stopped holds everyone up, one that
+    computes only those that have finished.
+    """
+    finished = [stack for stack in stacks.values() if stack.state in ("done", "exited")]
+    late = [stacks[rank] for rank in sorted(still) if finished or stacks[rank].silent.startswith("is stopped")]
+    return p.Stalled(run, finished, late) if late else None
+
+
 def _is_there(where: p.Whereabouts | None, wanted: p.Whereabouts) -> bool:
     """Whether a rank is in the collective in which another one is, or has been there and was free to leave.
 
@@ -52,10 +63,14 @@ def _is_there(where: p.Whereabouts | None, wanted: p.Whereabouts) -> bool:
         return False
     if where.collective.startswith(TWO_SIDED) and wanted.collective.startswith(TWO_SIDED):
         return where.members == wanted.members
-    if (where.collective, where.group) == (wanted.collective, wanted.group):
+    here, there = where.collective.removesuffix(p.ASYNC), wanted.collective.removesuffix(p.ASYNC)
+    if (here, where.group) == (there, wanted.group):
         return True
-    passed = where.sequence - bool(where.collective) >= wanted.sequence and where.group == wanted.group
-    return passed and wanted.collective.startswith(ONE_SIDED) and not wanted.collective.startswith("reduce_scatter")
+    # What it has begun asynchronously goes on while it does something else.
+    begun = where.sequence - bool(here and here == where.collective) >= wanted.sequence
+    if where.group != wanted.group or not begun:
+        return False
+    return there != wanted.collective or (there.startswith(ONE_SIDED) and not there.startswith("reduce_scatter"))
 
 
 @dataclass(slots=True)
@@ -67,13 +82,14 @@ class StallWatch:
     silent_until: float = 0.0
     pause: float = PATIENCE_SECONDS
     told: object = None
+    still: dict[int, float] = field(default_factory=dict)
     exited: set[tuple[str, int]] = field(default_factory=set)
 
     def due(self, run: str | None, now: float) -> bool:
         """Whether the ranks of the run that goes on (None: there is none) are to be asked where they are."""
         if run != self.run:
             self.run, self.next_look, self.told = run, now + LOOK_SECONDS, None
-            self.silent_until, self.pause = 0.0, PATIENCE_SECONDS
+            self.silent_until, self.pause, self.still = 0.0, PATIENCE_SECONDS, {}
             self.exited = {exit for exit in self.exited if exit[0] == run}
         if run is None or now < self.next_look:
             return False
@@ -82,13 +98,31 @@ class StallWatch:
 
     def news(self, stacks: Mapping[int, p.RankStack], now: float) -> p.Stalled | None:
         """What is to be said of where the ranks are: a stall that was not told yet, and not too soon after another."""
-        if self.run is None or now < self.silent_until:
+        if self.run is None:
+            return None
+        # A rank that says nothing does not say since when, so that is noted here.
+        self.still = {rank: self.still.get(rank, now) for rank, stack in stacks.items() if stack.silent}
+        if now < self.silent_until:
             return None
         stall = find_stall(self.run, stacks, PATIENCE_SECONDS)
-        if stall is None or (gist := _gist(stall)) == self.told:
+        if stall is not None:
+            gist = _gist(stall)
+        else:
+            late = {rank for rank, since in self.still.items() if now - since >= PATIENCE_SECONDS}
+            late |= {rank for rank, stack in stacks.items() if _stays(stack)}
+            stall = find_laggards(self.run, stacks, late)
+            # Where they are is no news: who computes comes to other lines, and it is the others who wait.
+            gist = stall and [(stack.rank, stack.silent) for stack in stall.missing]
+        if stall is None or gist == self.told:
             return None
         self.told, self.silent_until, self.pause = gist, now + self.pause, 2 * self.pause
         return stall
+
+
+def _stays(stack: p.RankStack) -> bool:
+    """Whether a rank has been at one line of the cell for long."""
+    where = stack.where
+    return where is not None and where.line > 0 and where.since >= PATIENCE_SECONDS
 
 
 def _gist(stall: p.Stalled) -> object:

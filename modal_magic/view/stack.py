@@ -31,6 +31,8 @@ def stack_lines(stacks: Iterable[RankStack], whole: bool) -> list[str]:
 
 def stall_sentence(stall: Stalled) -> str:
     """Which ranks wait where and for how long, and where those are that they wait for: a fact, and nobody's fault."""
+    if not any(stack.where is not None and stack.where.collective for stack in stall.waiting):
+        return _laggards_sentence(stall)
     waits: list[str] = []
     for (place,), group in _merged(stall.waiting, lambda stack: (_in_collective(stack.where),)):
         seconds = min(stack.where.since for stack in group if stack.where is not None)
@@ -44,6 +46,19 @@ def stall_sentence(stall: Stalled) -> str:
         for (place,), group in _merged(stall.missing, lambda stack: (_doing(stack),))
     ]
     return f"{told}; {'; '.join(absent)}"
+
+
+def _laggards_sentence(stall: Stalled) -> str:
+    """Which ranks hold up the end of a cell, and what can be done about it."""
+    late = [
+        f"{_names(group)} {'has' if len(group) == 1 else 'have'} not: {_conjugated(group, place)}"
+        for (place,), group in _merged(stall.missing, lambda stack: (_doing(stack),))
+    ]
+    told = f"{_names(stall.waiting)} {_have(stall.waiting)} finished the cell; {'; '.join(late)}"
+    if not stall.waiting:
+        groups = _merged(stall.missing, lambda stack: (_doing(stack),))
+        told = "; ".join(f"{_names(group)} {_conjugated(group, place).split(' ', 1)[1]}" for (place,), group in groups)
+    return f"{told}. %modal_stack shows more, an interrupt ends the wait"
 
 
 def _merged(

@@ -191,13 +191,32 @@ def test_data_loader_workers_and_threads_work(ranks: Session) -> None:
 
 @pytest.mark.parametrize("ask", ["input('name? ')", "import getpass; getpass.getpass('name? ')"])
 def test_a_rank_says_at_once_that_it_has_no_keyboard(ranks: Session, ask: str) -> None:
-    with pytest.raises(RankFailed, match=r"NoKeyboardError: rank \d has no keyboard.*name\?"):
+    with pytest.raises(RankFailed, match=r"NoKeyboardError: a rank has no keyboard.*name\?"):
         run(ranks, ask)
 
 
-def test_a_rank_says_at_once_that_it_cannot_be_debugged(ranks: Session) -> None:
-    with pytest.raises(RankFailed, match=r"rank \d has no keyboard, so it cannot be debugged with breakpoint\(\)"):
-        run(ranks, "breakpoint()\n1")
+def test_a_rank_says_at_once_that_it_cannot_be_debugged_and_keeps_the_frames_of_an_error(ranks: Session) -> None:
+    with pytest.raises(RankFailed, match="ZeroDivisionError"):
+        run(ranks, "def halve(whole):\n    whole / 0\nhalve(42)")
+    locals_there = "import inspect, sys\ninspect.getinnerframes(sys.last_traceback)[-1].frame.f_locals"
+    assert results(run(ranks, locals_there)) == ["{'whole': 42}"] * 4
+    for way in ("%debug", "breakpoint()\n1", "import pdb; pdb.set_trace()\n1", "dist.breakpoint(0)"):
+        with pytest.raises(RankFailed, match=r"a rank has no keyboard .*, so it cannot use a debugger at cell line 2"):
+            run(ranks, "import torch.distributed as dist\n" + way)
+
+
+def test_a_debugger_that_brings_its_own_line_can_be_used(ranks: Session) -> None:
+    done = run(
+        ranks,
+        """
+        import io, pdb
+        said = io.StringIO()
+        whole = 42
+        pdb.Pdb(stdin=io.StringIO("p whole + 1\\ncontinue\\n"), stdout=said).set_trace()
+        "43" in said.getvalue()
+        """,
+    )
+    assert results(done) == ["True"] * 4
 
 
 def test_spawning_a_function_of_a_cell_gets_a_clear_word(ranks: Session) -> None:
