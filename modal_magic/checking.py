@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from modal_magic.errors import CellSyntaxError, UsageError
 from modal_magic.options import OPTIONS, Options, resolve
 from modal_magic.protocol import Retries
-from modal_magic.ranges import name_ranks
+from modal_magic.ranges import name_ranks, parse_ranks
 from modal_magic.reading import parse_values
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["check_cell", "check_limits", "check_ranks", "check_source"]
+__all__ = ["check_cell", "check_limits", "check_ranks", "check_source", "chosen_ranks"]
 
 CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
@@ -61,6 +61,16 @@ def check_ranks(ranks: Sequence[int] | None, world_size: int) -> None:
     """Raise UsageError for ranks that the session does not have."""
     if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < world_size]):
         raise UsageError(f"there is no {name_ranks(unknown)}: the session has {name_ranks(range(world_size))}")
+
+
+def chosen_ranks(ranks: object, world_size: int) -> list[int] | None:
+    """The ranks that an option names, None for all. Raises UsageError for ranks that the session does not have."""
+    if not isinstance(ranks, tuple):
+        return None
+    try:
+        return list(parse_ranks(",".join(map(str, ranks)), world_size))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def check_limits(timeout: float | None, output_limit: int | None, retries: Retries) -> Options:

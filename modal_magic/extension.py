@@ -51,7 +51,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     completion.install(shell, registry.names)
     atexit.register(magics.close)
-    watch_end(shell, magics.kernel_ends)
+    watch_end(shell, magics.sessions.kernel_ends)
     magics.resources.prepare()
 
 
@@ -65,6 +65,6 @@ def unload(shell: InteractiveShell) -> None:
         for name in magics.magics[kind]:
             shell.magics_manager.magics[kind].pop(name, None)
     del shell.magics_manager.registry["ModalMagics"]
-    unwatch_end(shell, magics.kernel_ends)
+    unwatch_end(shell, magics.sessions.kernel_ends)
     atexit.unregister(magics.close)
     magics.close()

@@ -18,7 +18,7 @@ from tests.support.notebook import Notebook, notebook
 from tests.support.processes import described, gone, ours
 
 STOP_OWN = """
-for session in list(get_ipython().magics_manager.registry["ModalMagics"].sessions.values()):
+for session in list(get_ipython().magics_manager.registry["ModalMagics"].sessions.attached.values()):
     session.stop()
 """
 """Ends the sessions of a kernel, and none of another."""

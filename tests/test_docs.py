@@ -26,7 +26,13 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\[[^\]]+\]\((?!https?:)([^)#]*)(?:#([^)]*))?\)")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 TOLD_EARLY = re.compile(r"rank \d+ raised .* at cell line \d+\.( Freeing ranks? \S+)?")
-VARYING = ((r"\bpid \d+", "pid N"), (r"\bup \S+ s\b", "up T"), (r"session-\d+", "session-N"), (r"In\[\d+\]", "In[N]"))
+VARYING = (
+    (r"\bpid \d+", "pid N"),
+    (r"\bup \S+ s\b", "up T"),
+    (r"\b(zygote|gateway|fork|rendezvous|first cell) [\d.]+ s\b", r"\1 T"),
+    (r"session-\d+", "session-N"),
+    (r"In\[\d+\]", "In[N]"),
+)
 
 
 def spans(text: str) -> list[str]:

@@ -82,9 +82,13 @@ MAY_IMPORT: dict[str, set[str]] = {
         "view",
     },
     "attaching": {*GROUND, "registry", "run", "resources", "session", "view"},
+    "notices": {*GROUND, "run", "session", "view"},
+    "notebook_sessions": {*GROUND, "registry", "resources", "session", "attaching", "notices"},
+    "magic_options": GROUND,
     "magics": {
         *GROUND,
-        *("registry", "completion", "checking", "resources", "run", "transcript", "session", "attaching", "view"),
+        *("registry", "magic_options", "checking", "resources", "run", "transcript", "session", "attaching", "notices"),
+        *("notebook_sessions", "view"),
     },
     "extension": {*GROUND, "registry", "completion", "magics"},
     "backends": {*GROUND, "registry", "link", "resuming", "backends"},
@@ -256,7 +260,7 @@ def test_only_the_resources_of_sessions_reach_for_a_backend() -> None:
 def test_only_what_runs_beside_a_rank_imports_torch_or_ipython_at_once() -> None:
     heavy = {
         "torch": {"frameworks/torch", "frameworks/works"},
-        "IPython": {"magics", "extension", "node/shell"},
+        "IPython": {"magics", "magic_options", "extension", "node/shell"},
         "modal": ON_MODAL,
     }
     for module, allowed in heavy.items():

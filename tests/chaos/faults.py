@@ -10,7 +10,7 @@ __all__ = ["RANKS", "SESSION", "Fault", "draw"]
 
 RANKS = 4
 CELL = "%%modal_distributed\n"
-SESSION = 'next(iter(get_ipython().magics_manager.registry["ModalMagics"].sessions.values()))'
+SESSION = 'next(iter(get_ipython().magics_manager.registry["ModalMagics"].sessions.attached.values()))'
 """The session, as an expression in its kernel."""
 
 WAITS = {

@@ -1,0 +1,196 @@
+"""The sessions of one notebook: which one a line means, and how it is found, started, looked at and let go of."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from modal_magic import config, registry
+from modal_magic.attaching import refuse_for
+from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError
+from modal_magic.notices import say
+from modal_magic.options import OPTIONS, differences, resolve
+from modal_magic.resources import Resources, choose_backend
+from modal_magic.session import Session
+
+__all__ = ["NotebookSessions"]
+
+SHAPE = frozenset(option.name for option in OPTIONS if option.scope == "shape")
+
+
+class NotebookSessions:
+    """The sessions that this kernel uses: `attached` by their names, and the `current` one, for lines that name none.
+
+    `notebook` tells the file of the notebook; `alert` tells a notice at once, if it can. `ending` are those that end
+    with the kernel.
+    """
+
+    def __init__(self, resources: Resources, notebook: Callable[[], str], alert: Callable[[str], bool]) -> None:
+        self.attached: dict[str, Session] = {}
+        self.current: str | None = None
+        self._resources, self._notebook, self._alert = resources, notebook, alert
+        self._ending: set[str] = set()
+
+    def get(self, given: Mapping[str, object]) -> Session:
+        """The session that a line means: an existing one of the right shape, or a new one."""
+        name = given.get("session") or self.current
+        if name is None and not SHAPE & given.keys():
+            refuse_for(self._resources, self._notebook())
+        known = self.attached.get(name) if isinstance(name, str) else None
+        session = self._living(name) if isinstance(name, str) else None
+        if session is None:
+            # What takes the place of a session that has ended is as that one was, but for what the line says.
+            return self.start(self._wanted(known, given) if known is not None else given, given.get("session"))
+        if not differences(given, session.shape):
+            if given.get("restart"):
+                session.restart()
+            self.current = session.name
+            return session
+        wanted, shape = self._wanted(session, given), session.shape
+        if not given.get("restart"):
+            asked = resolve({key: wanted[key] for key in SHAPE & wanted.keys()}).shape()
+            raise UsageError(
+                f"session {session.name!r} has the shape {shape}, and the line asks for {asked}: add --restart to "
+                "replace it (its variables are lost), or --session NAME to start another beside it"
+            )
+        session.stop()
+        self._forget(session.name)
+        return self.start(wanted, session.name)
+
+    @staticmethod
+    def _wanted(session: Session, given: Mapping[str, object]) -> dict[str, object]:
+        """What a line asks for, the rest of the shape being as the session has it."""
+        wanted = {**{option: getattr(session.shape, option) for option in SHAPE}, **given}
+        if "gpu" in given and "nproc_per_node" not in given:
+            del wanted["nproc_per_node"]  # it was made for other GPUs
+        return wanted
+
+    def _living(self, name: str) -> Session | None:
+        """The session of this name if there is one; one that has ended is forgotten, and that is said."""
+        session = self.attached.get(name)
+        try:
+            if session is not None and session.closed:
+                session.check_open()
+            return self.find(name) if session is not None or name in registry.names() else None
+        except SessionGone as error:
+            self._forget(name)
+            told = str(error)
+            if isinstance(error, GatewayLost):
+                registry.forget(name)
+                told = f"the gateway of session {name!r} is gone, so what was left of the session is removed"
+            say(f"{told}. A new session of the same shape is started")
+            return None
+
+    def start(self, given: Mapping[str, object], name: object) -> Session:
+        """A new session, which becomes the current one."""
+        options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given, {"session": name})
+        if options.backend == "auto" and choose_backend("auto") == "local":
+            say(
+                "No Modal token is configured, so the ranks run on this machine. `modal token new` changes that; "
+                "--backend local says that it is meant."
+            )
+        others = [connection.session for connection in registry.living()]
+        session = Session.start(self._resources, options, self._notebook())
+        if others:  # it may be that one of these was meant
+            there = f"%modal_attach NAME goes to one that is there: {', '.join(others)}"
+            print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
+        if options.end_with_kernel:
+            self._ending.add(session.name)
+        session.alert = self._alert
+        self.attached[session.name] = session
+        self.current = session.name
+        return session
+
+    def find(self, name: str) -> Session:
+        """The session of this name, attached to if this kernel is not yet."""
+        session = self._known(name)
+        if session is None:
+            session = self.attached[name] = Session.attach(name, self._resources)
+            session.alert = self._alert
+        return session
+
+    @contextlib.contextmanager
+    def looked_at(self, name: str) -> Iterator[Session]:
+        """The session of this name to read of. One that this kernel does not use is not kept by that."""
+        session = self._known(name)
+        if session is not None:
+            yield session
+            return
+        session = Session.attach(name, self._resources, watches=True)
+        try:
+            yield session
+        finally:
+            session.detach()
+
+    def _known(self, name: str) -> Session | None:
+        """The session of this name if this kernel is attached to it."""
+        session = self.attached.get(name)
+        if session is not None and not session.closed:
+            return session
+        self.attached.pop(name, None)
+        if registry.has_left_log(name):
+            told = f"but not its log: %modal_logs --session {name}"
+            raise GatewayLost(f"the gateway of session {name!r} is gone, {told}")
+        return None
+
+    def stop(self, name: str) -> None:
+        """End a session, and say how that went. Raises SessionError where it goes on, or may."""
+        try:
+            self.find(name).stop()
+            say(f"{name} is stopped")
+        except GatewayLost:
+            registry.forget(name)
+            say(f"the gateway of session {name!r} is gone, so what was left of the session is removed")
+        except GatewayBusy:
+            if registry.gateway_lives(registry.read(name)) is not None:
+                raise
+            say(
+                f"session {name!r} cannot be reached, so nothing says that it has ended: if it is still up, it ends "
+                "when its lease is over. The key to it on this machine is removed"
+            )
+            registry.forget(name)
+        finally:
+            self._forget(name)
+
+    def let_go(self, name: str) -> None:
+        """Let go of a session that this kernel waits for nothing of, so that it is told anew what goes on there."""
+        session = self.attached.get(name)
+        if session is not None and session.idle and not session.unseen():
+            session.detach()
+            del self.attached[name]
+
+    def existing(self, given: Mapping[str, object]) -> Session:
+        """The session that a line names, or the current one. Raises UsageError where there is none."""
+        return self.find(self.named(given))
+
+    def named(self, given: Mapping[str, object]) -> str:
+        """The name of the session that a line means. Raises UsageError where this notebook has none."""
+        name = given.get("session") or self.current
+        if not isinstance(name, str):
+            known = registry.names()
+            advice = f"--session names one of {', '.join(known)}" if known else "%%modal_distributed starts one"
+            raise UsageError(f"this notebook has no session: {advice}")
+        return name
+
+    def _forget(self, name: str) -> None:
+        """A session is gone."""
+        self.attached.pop(name, None)
+        self._ending.discard(name)
+        if self.current == name:
+            self.current = None
+
+    def kernel_ends(self) -> None:
+        """The kernel is shut down for good: end the sessions that were started with `--end-with-kernel`."""
+        for name in self._ending & self.attached.keys():
+            with contextlib.suppress(ModalMagicError):
+                self.attached[name].end("its kernel was shut down (--end-with-kernel)")
+
+    def close(self) -> None:
+        """Let go of all sessions, which live on until their lease is over, and leave no thread of theirs."""
+        for session in self.attached.values():
+            with contextlib.suppress(ModalMagicError):
+                session.detach()
+        self.attached.clear()
