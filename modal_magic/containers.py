@@ -81,6 +81,14 @@ class Containers:
         "cpu", "start nodes from a memory snapshot: of the CPU, with the GPU too, or `off`",
         v.choice("cpu", "gpu", "off"), "shape", metavar="KIND", example="off", choices=("cpu", "gpu", "off"),
     )  # fmt: skip
+    clustered: bool = option(
+        False, "have nodes that are whole hosts placed together by Modal; they start without a snapshot", v.switch,
+        "shape", switch=True, example="true", write=v.write_switch,
+    )  # fmt: skip
+    rdma: bool = option(
+        False, "have RDMA between the nodes of a cluster", v.switch, "shape", switch=True, example="true",
+        write=v.write_switch,
+    )  # fmt: skip
     preload: tuple[str, ...] = _several(
         "name a module", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", "import this module before the snapshot, beside torch",
         metavar="MODULE", example="transformers",
@@ -95,10 +103,19 @@ class Containers:
         v.duration("containers are kept 2s to 1h", 2.0, 3600.0, "5min"), "shape", write=v.write_duration,
         absent="off", metavar="TIME", example="5min",
     )  # fmt: skip
+    min_containers: int | None = option(
+        None, "containers that wait for a session, also when there is none: they cost as if they were used",
+        v.whole("1 to 1024 containers can wait", 1, 1024), "shape", absent="none", metavar="N", example="2",
+    )  # fmt: skip
     nonpreemptible: bool = option(
         False, "have nodes without GPUs that Modal does not take away, at three times the price", v.switch, "shape",
         switch=True, example="true", write=v.write_switch,
     )  # fmt: skip
+
+    @property
+    def snapshotted(self) -> bool:
+        """Whether nodes start from a memory snapshot. Those of a cluster would all have the rank of the first one."""
+        return self.snapshot != "off" and not self.clustered
 
 
 def containers_of(options: Containers) -> Containers:

@@ -24,6 +24,8 @@ __all__ = [
 ]  # fmt: skip
 
 
+WHOLE_HOST = 8
+"""How many GPUs the hosts have that Modal makes clusters of."""
 IDLE_ON_MODAL = 1800.0
 """What `--idle auto` means where an hour without a run costs money, in seconds."""
 
@@ -154,6 +156,15 @@ class Options(Containers):
             raise UsageError("--nonpreemptible is for nodes without GPUs: Modal may take away any container with one")
         if self.snapshot == "gpu" and self.gpu is None:
             raise UsageError("--snapshot gpu is for nodes with a GPU: --snapshot cpu is for all")
+        if self.clustered and self.gpu_count != WHOLE_HOST:
+            raise UsageError(
+                f"--clustered is for nodes that are whole hosts, as with --gpu H100:{WHOLE_HOST}: without it, nodes of "
+                "every shape reach each other"
+            )
+        if self.clustered and self.snapshot == "gpu":
+            raise UsageError("--snapshot gpu cannot go with --clustered: nodes of a cluster start without a snapshot")
+        if self.rdma and not self.clustered:
+            raise UsageError("--rdma is for the nodes of a cluster: it goes with --clustered")
 
     @property
     def gpu_count(self) -> int:

@@ -12,6 +12,7 @@ import pytest
 from modal_magic.containers import Containers
 from modal_magic.errors import SessionError, UsageError
 from modal_magic.options import Options
+from modal_magic.session import Resources, Session
 from tests.emulator.handle import Handle
 from tests.support.modal_service import modal_book, seen
 from tests.support.namespaces import possible
@@ -40,15 +41,16 @@ def deployed(gpu: str | None = None, **options: object) -> str:
     from modal_magic.backends.modal_trouble import explain
 
     try:
-        return modal_app.deployed(gpu, Containers(**options))  # type: ignore[arg-type]
+        return modal_app.deployed(gpu, Containers(**options), 2)  # type: ignore[arg-type]
     except modal.exception.Error as error:
         raise SessionError(explain(error)) from error
 
 
 def test_options_become_the_definitions_of_nodes_and_gateway(service: Handle) -> None:
     name = deployed(
-        "A100:2,H100:2", region="eu-west", cloud="aws", cpu=4.0, memory=16 * 2**30, preload=("json",), scaledown=300.0
-    )
+        "A100:2,H100:2", region="eu-west", cloud="aws", cpu=4.0, memory=16 * 2**30, preload=("json",), scaledown=300.0,
+        min_containers=3, startup_timeout=90.0,
+    )  # fmt: skip
     found = service.ask("definitions", app=name)
     node, gateway = found["Node.*"], found["Gateway.*"]
     assert (node["gpus"], node["milli_cpu"], node["memory_mb"]) == (["A100:2", "H100:2"], 4000, 16384)
@@ -56,7 +58,10 @@ def test_options_become_the_definitions_of_nodes_and_gateway(service: Handle) ->
     assert node["cloud"] == gateway["cloud"] == "aws"
     assert node["i6pn"] and gateway["i6pn"] and node["snapshot"] and not gateway["snapshot"]
     assert gateway["nonpreemptible"] and not node["nonpreemptible"] and gateway["gpus"] == []
-    assert (node["scaledown"], node["timeout"]) == (300, 24 * 3600)
+    assert (node["scaledown"], node["timeout"], node["startup_timeout"]) == (300, 24 * 3600, 90)
+    assert (node["least"], gateway["least"], node["cluster"]) == (3, 0, 0)
+    plain = service.ask("definitions", app=deployed(nonpreemptible=True))["Node.*"]
+    assert plain["nonpreemptible"] and plain["scaledown"] == 2
 
 
 def test_an_app_is_deployed_once_and_anew_for_other_containers(service: Handle) -> None:
@@ -84,6 +89,16 @@ def test_a_module_of_the_notebook_travels_along_and_a_change_of_it_is_sent(
         (None, {"region": "mars-north"}, "Modal refuses such containers (Unknown region 'mars-north')"),
         ("A10:8", {}, "Modal refuses such containers (A container can have at most 4 GPUs of type A10)"),
         ("any", {}, "Modal refuses such containers (Unknown GPU type 'ANY')"),
+        (
+            None,
+            {"clustered": True},
+            "Modal refuses such containers (Clustered Functions must use all GPUs of their hosts)",
+        ),
+        (
+            "H100:8",
+            {"clustered": True, "min_containers": 3},
+            "Modal refuses such containers (`min_containers` (3) must be",
+        ),
         (None, {"secret": ("nobody",)}, "Modal does not have what the options name (Secret 'nobody' not found"),
         (None, {"volume": ("nobody:/data",)}, "Modal does not have what the options name (Volume 'nobody' not found"),
     ],
@@ -109,6 +124,10 @@ def test_the_log_of_an_image_that_cannot_be_built_is_shown(service: Handle, caps
     [
         ({"nonpreemptible": True, "gpu": "A100"}, "--nonpreemptible is for nodes without GPUs"),
         ({"snapshot": "gpu"}, "--snapshot gpu is for nodes with a GPU"),
+        ({"clustered": True, "gpu": "H100:4"}, "--clustered is for nodes that are whole hosts, as with --gpu H100:8"),
+        ({"clustered": True}, "--clustered is for nodes that are whole hosts"),
+        ({"clustered": True, "gpu": "H100:8", "snapshot": "gpu"}, "nodes of a cluster start without a snapshot"),
+        ({"rdma": True}, "--rdma is for the nodes of a cluster"),
     ],
 )
 def test_options_that_cannot_go_together_are_refused_before_anything_starts(
@@ -137,3 +156,18 @@ def test_a_node_does_without_a_snapshot(modal_book: Notebook, modal_service: Han
     shown = modal_book.run(line + "import os\nprint(os.environ['COLOUR'])")
     assert "[rank 0] red" in shown.lines
     assert [one["checkpointed"] for one in modal_service.containers("ColdNode")] == [False]
+
+
+@pytest.mark.kernel
+def test_nodes_of_a_cluster_have_the_ranks_that_modal_gave_them(service: Handle, resources: Resources) -> None:
+    with Session(
+        resources=resources, backend="modal", gpu="H100:8", nproc_per_node=1, replicas=2, clustered=True, rdma=True,
+        framework="none",
+    ) as session:  # fmt: skip
+        done = session.ready().run("import os\nos.environ['NODE_RANK'], os.environ['NCCL_HOSTID']").wait(60)
+        found = [eval(done.ranks[rank].result or "") for rank in (0, 1)]
+        assert [rank for rank, _ in found] == ["0", "1"] and len({host for _, host in found}) == 2
+        there = service.containers("ColdNode")
+        assert [one["rank"] for one in there] == [0, 1]
+        assert [host.partition("-fdaa")[2] for _, host in found] == [str(one["address"])[4:] for one in there]
+    assert seen(lambda: not service.containers())

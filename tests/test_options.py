@@ -75,9 +75,12 @@ values = some.fixed_dictionaries(
         "volume": some.just(("checkpoints:/checkpoints", "data-2:/mnt/data")),
         "include": some.just(("mine", "other.part")),
         "snapshot": some.sampled_from(["cpu", "gpu", "off"]),
+        "clustered": some.just(True),
+        "rdma": some.just(True),
         "preload": some.just(("transformers",)),
         "startup_timeout": some.floats(1, 86400),
         "scaledown": some.none() | some.floats(2, 3600),
+        "min_containers": some.none() | some.integers(1, 1024),
         "nonpreemptible": some.just(True),
     },
 )

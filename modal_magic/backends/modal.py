@@ -120,7 +120,7 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     key = f"{plan.session}-{uuid.uuid4().hex[:12]}"
     began = time.time()
     try:
-        app = deployed(plan.gpu, containers)
+        app = deployed(plan.gpu, containers, plan.nodes)
         build = Stage("build", began, time.time() - began)
         gateway, client, node = make_keys(), make_keys(), make_keys()
         ticket = _ticket(plan, gateway, client, node, build)
@@ -128,7 +128,9 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
         meeting.put("ticket", ticket)
         calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key))
         node_of = modal.Cls.from_name(app, node_class(containers))()
-        calls.extend(node_of.serve.spawn(key, node_rank) for node_rank in range(plan.nodes))
+        # One call makes a whole cluster, whose nodes learn their ranks from Modal.
+        ranks = [None] if containers.clustered else range(plan.nodes)
+        calls.extend(node_of.serve.spawn(key, node_rank) for node_rank in ranks)
         meeting.put("calls", Calls(calls[0].object_id, [call.object_id for call in calls[1:]]))
         at = meeting.wait("gateway", GatewayAt, containers.startup_timeout, abandoned.is_set)
         if at is None:

@@ -28,16 +28,16 @@ BESIDE = ("ipython", "msgspec", "nest-asyncio2", "pyzmq", "numpy")
 
 def node_class(containers: Containers) -> str:
     """The name of the class that nodes are of."""
-    return ColdNode.__name__ if containers.snapshot == "off" else Node.__name__
+    return Node.__name__ if containers.snapshotted else ColdNode.__name__
 
 
-def deployed(gpu: str | None, containers: Containers) -> str:
-    """The name of the deployed app for such containers; it is deployed if it is not yet.
+def deployed(gpu: str | None, containers: Containers, nodes: int) -> str:
+    """The name of the deployed app for such containers; it is deployed if it is not yet. A cluster has so many `nodes`.
 
     The name holds a hash of all that the app is made of, our own source included, so that an app that is there under
     it is the one that is wanted.
     """
-    name = f"modal-magic-{_digest(gpu, containers)}"
+    name = f"modal-magic-{_digest(gpu, containers, nodes if containers.clustered else 0)}"
     try:
         modal.App.lookup(name)
     except modal.exception.NotFoundError:
@@ -54,7 +54,10 @@ def deployed(gpu: str | None, containers: Containers) -> str:
         app.cls(**common, single_use_containers=True, scaledown_window=LEAST_SCALEDOWN_SECONDS, nonpreemptible=True)(
             Gateway
         )
-        app.cls(**common, **_of_nodes(gpu, containers))(ColdNode if containers.snapshot == "off" else Node)
+        of_nodes: Any = Node if containers.snapshotted else ColdNode
+        if containers.clustered:
+            of_nodes = modal.clustered(size=nodes, rdma=containers.rdma)(of_nodes)
+        app.cls(**common, **_of_nodes(gpu, containers))(of_nodes)
         with modal.enable_output():  # the log of a build that fails is what its user needs
             app.deploy()
     return name
@@ -72,7 +75,8 @@ def _of_nodes(gpu: str | None, containers: Containers) -> dict[str, Any]:
         "volumes": {path: modal.Volume.from_name(name) for name, _, path in volumes},
         "nonpreemptible": containers.nonpreemptible or None,
         "env": {PRELOAD: " ".join(containers.preload)},
-        "enable_memory_snapshot": containers.snapshot != "off",
+        "enable_memory_snapshot": containers.snapshotted,
+        "min_containers": containers.min_containers,
         "single_use_containers": containers.scaledown is None,
         "scaledown_window": round(containers.scaledown or LEAST_SCALEDOWN_SECONDS),
     }
@@ -102,8 +106,8 @@ def _torch() -> str:
         return "torch"
 
 
-def _digest(gpu: str | None, containers: Containers) -> str:
-    made_of = hashlib.sha256(msgspec.msgpack.encode([gpu, containers]))
+def _digest(gpu: str | None, containers: Containers, nodes: int) -> str:
+    made_of = hashlib.sha256(msgspec.msgpack.encode([gpu, containers, nodes]))
     made_of.update(f"{sys.version_info[:2]} {modal.__version__} {_torch()}".encode())
     for module in ("modal_magic", *containers.include):
         for path in _sources(module):

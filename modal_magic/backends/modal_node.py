@@ -69,13 +69,14 @@ class _Serving:
     stages: tuple[Stage, ...] = ()
 
     @modal.method()
-    def serve(self, key: str, node_rank: int) -> None:
-        """Be a node of the session until it ends."""
+    def serve(self, key: str, node_rank: int | None) -> None:
+        """Be a node of the session until it ends. `node_rank` is None in a cluster, where Modal has ranked nodes."""
         assert self.zygote is not None
         zygote, notice, stages = self.zygote, self.notice, self.stages
         self.zygote, self.notice, self.stages = None, "", ()
         try:
-            serve_node(zygote, key, node_rank, notice, stages)
+            rank = modal.Cluster.from_context().container_rank() if node_rank is None else node_rank
+            serve_node(zygote, key, rank, notice, stages)
         finally:
             zygote.let_go()
         self.zygote = new_zygote()  # where the container is kept for another session
@@ -121,7 +122,7 @@ class Node(_Serving):
 
 
 class ColdNode(_Serving):
-    """One node of a session, with `--snapshot off`."""
+    """One node of a session, with `--snapshot off` or `--clustered`."""
 
     @modal.enter()
     def build(self) -> None:
@@ -165,7 +166,9 @@ def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str, stages: tu
         notice = f"node {node_rank} is back, in another container. {notice}".rstrip()
     await_ready(zygote, ticket.agent.framework)
     folder = tempfile.mkdtemp(prefix="modal-magic-")
-    zygote.tell(Take(folder, os.getcwd(), sys.path, dict(os.environ)))
+    # NCCL takes two containers on one machine for one host, where it is not told that they are not.
+    own = {"NCCL_HOSTID": f"{socket.gethostname()}-{address}"}
+    zygote.tell(Take(folder, os.getcwd(), sys.path, {**os.environ, **own}))
     spec = msgspec.structs.replace(
         ticket.agent,
         node_rank=node_rank,

@@ -20,6 +20,7 @@ from modal_proto.api_grpc import ModalClientBase
 from tests.emulator import network
 from tests.emulator.apps import Apps
 from tests.emulator.calls import Calls
+from tests.emulator.clusters import Clusters
 from tests.emulator.containers import Fleet
 from tests.emulator.files import Files, Library
 from tests.emulator.functions import Functions
@@ -47,6 +48,7 @@ class Emulator:
                 Apps(world, container, self.fleet.stop),
                 Functions(world, container),
                 Calls(world, container, self.fleet),
+                Clusters(world, container),
                 Stores(world, container, self.shelf),
                 Files(world, container, self.library),
                 Tunnels(world, container),
@@ -88,6 +90,7 @@ class Emulator:
             "pid": one.process.pid if one.process else None,
             "address": one.namespace.address if one.namespace else "",
             "checkpointed": one.checkpointed,
+            "rank": one.cluster.members.index(one) if one.cluster else None,
             "log": str(one.folder / "log"),
         }
 
@@ -104,6 +107,10 @@ def defined(function: Function) -> dict[str, object]:
         "cloud": first.cloud_provider_str,
         "i6pn": first.i6pn_enabled,
         "snapshot": first.checkpointing_enabled,
+        "cluster": first._experimental_group_size,
+        "rdma": first.resources.rdma,
+        "least": first.autoscaler_settings.min_containers,
+        "startup_timeout": first.startup_timeout_secs,
         "scaledown": first.autoscaler_settings.scaledown_window,
         "timeout": first.timeout_secs,
     }

@@ -118,14 +118,19 @@ class Calls(Room):
 
     async def FunctionGetInputs(self, request: api.FunctionGetInputsRequest) -> api.FunctionGetInputsResponse:
         container = self.asking()
-        waiting = container.function.waiting
+        cluster = container.cluster
+        mine = container.function.waiting if cluster is None or container.leads else cluster.broadcast[container.id]
         window = container.function.definition.autoscaler_settings.scaledown_window or 60
         container.idle_since = time.monotonic()
-        if not await self.world.until(lambda: bool(waiting) or container.stopping, min(window, POLL_SECONDS)):
+        if not await self.world.until(lambda: bool(mine) or container.stopping, min(window, POLL_SECONDS)):
             container.stopping = True
         if container.stopping:
             return api.FunctionGetInputsResponse(inputs=[api.FunctionGetInputsItem(kill_switch=True)])
-        one = waiting.pop(0)
+        one = mine.pop(0)
+        if cluster is not None and container.leads:
+            for other in cluster.members[1:]:
+                cluster.broadcast[other.id].append(one)
+            await self.world.ring()
         container.idle_since = None
         container.working_on[one.id] = one
         self.world.note(f"{container.id} took {one.id}")
@@ -142,6 +147,8 @@ class Calls(Room):
         for item in request.outputs:
             one = self.world.inputs[item.input_id]
             container.working_on.pop(one.id, None)
+            if not container.leads:
+                continue
             one.output = api.FunctionGetOutputsItem(
                 result=item.result,
                 idx=one.index,

@@ -20,7 +20,7 @@ from modal_proto.api_grpc import ModalClientBase
 from tests.emulator import network
 from tests.emulator.apps import layout_of
 from tests.emulator.files import Library
-from tests.emulator.world import Container, Function, Input, World
+from tests.emulator.world import Cluster, Container, Function, Input, World
 
 __all__ = ["Fleet"]
 
@@ -52,18 +52,21 @@ class Fleet:
             return
         for function in self.world.functions.values():
             mine = [one for one in self.world.containers.values() if one.function is function and not one.stopping]
-            ready = sum(not one.working_on for one in mine)
-            limit = function.definition.autoscaler_settings.max_containers or len(mine) + len(function.waiting)
-            for _ in range(min(len(function.waiting) - ready, limit - len(mine))):
+            size = max(1, function.definition._experimental_group_size)
+            ready = sum(not one.working_on and one.leads for one in mine)
+            limit = function.definition.autoscaler_settings.max_containers or len(mine) + size * len(function.waiting)
+            for _ in range(min(len(function.waiting) - ready, (limit - len(mine)) // size)):
                 name = function.name.removesuffix(".*")
                 held = self.world.settings.held.get(name)
                 started = sum(one.started for one in self.world.functions.values() if one.name == function.name)
                 if held is not None and started >= held:
                     break
-                function.started += 1
-                container = self._make(function)
-                self.world.containers[container.id] = container  # at once: the next look must count it
-                self._spawn(self._run(container))
+                cluster = self._cluster() if function.definition._experimental_group_size else None
+                for _ in range(size):
+                    function.started += 1
+                    container = self._make(function, cluster)
+                    self.world.containers[container.id] = container  # at once: the next look must count it
+                    self._spawn(self._run(container))
         await self.world.ring()
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
@@ -92,11 +95,19 @@ class Fleet:
             await listener.wait_closed()
             await self.look()
 
-    def _make(self, function: Function) -> Container:
+    def _cluster(self) -> Cluster:
+        made = Cluster(self.world.name("cu"))
+        self.world.clusters[made.id] = made
+        return made
+
+    def _make(self, function: Function, cluster: Cluster | None) -> Container:
         id = self.world.name("ta")
         folder = self.world.folder / id
         (folder / "root").mkdir(parents=True)
-        return Container(id, function, folder, None, "", time.time())
+        made = Container(id, function, folder, None, "", time.time(), cluster)
+        if cluster is not None:
+            cluster.members.append(made)
+        return made
 
     async def _live(self, container: Container) -> None:
         definition = api.Function()
@@ -162,10 +173,15 @@ class Fleet:
         if container.namespace is not None:
             network.remove(container.namespace)
         self.world.containers.pop(container.id, None)
+        if container.cluster is not None and any(one.output is None for one in container.working_on.values()):
+            for other in container.cluster.members:  # a cluster is lost as a whole
+                self.kill(other)
         stopped = container.function.app.state == api.APP_STATE_STOPPED
         for one in container.working_on.values():
             if one.output is not None:
                 continue
+            if not container.leads:
+                continue  # the first of the cluster hands it on, when it is gone too
             one.containers_lost += 1
             if one.call.cancelled or stopped or one.containers_lost >= CONTAINERS_LOST:
                 self.give_up(one)

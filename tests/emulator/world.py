@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from modal_proto import api_pb2 as api
 if TYPE_CHECKING:
     from tests.emulator.network import Namespace
 
-__all__ = ["App", "Call", "Container", "Function", "Input", "Settings", "World"]
+__all__ = ["App", "Call", "Cluster", "Container", "Function", "Input", "Settings", "World"]
 
 
 @dataclass(slots=True)
@@ -85,6 +86,19 @@ class Input:
 
 
 @dataclass(eq=False, slots=True)
+class Cluster:
+    """Containers that were started together, in the order of their ranks, and their addresses once they have told.
+
+    What the first one takes is broadcast to the others.
+    """
+
+    id: str
+    members: list[Container] = field(default_factory=list)
+    addresses: dict[str, str] = field(default_factory=dict)
+    broadcast: dict[str, list[Input]] = field(default_factory=lambda: defaultdict(list))
+
+
+@dataclass(eq=False, slots=True)
 class Container:
     """A container: a process, its listener, and the inputs it works on. `idle_since` is monotonic, None while busy."""
 
@@ -94,6 +108,7 @@ class Container:
     namespace: Namespace | None
     address: str
     enqueued_at: float
+    cluster: Cluster | None = None
     process: asyncio.subprocess.Process | None = None
     working_on: dict[str, Input] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
@@ -103,6 +118,11 @@ class Container:
     checkpointed: bool = False
     failure: api.GenericResult | None = None
     started_at: float = 0.0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one takes inputs from the function's queue: it is alone, or the first of its cluster."""
+        return self.cluster is None or self.cluster.members[0] is self
 
 
 @dataclass(slots=True)
@@ -116,6 +136,7 @@ class World:
     calls: dict[str, Call] = field(default_factory=dict)
     inputs: dict[str, Input] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
+    clusters: dict[str, Cluster] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
