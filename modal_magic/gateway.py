@@ -256,7 +256,8 @@ class Gateway:
             case p.Run():
                 if len(self.flows) >= RUNS:  # threads that a cell has left may still write, but not for ever
                     del self.flows[next(iter(self.flows))]
-                self.flows[request.task.run] = Flow(request.output_limit, self.now())
+                ranks = self.machine.plan.topology.world_size if request.ranks is None else len(request.ranks) or 1
+                self.flows[request.task.run] = Flow(request.output_limit, ranks, self.now())
                 self._handle(s.Asked(identity, request))
             case p.InterruptRun(run=run) if not self.clients.knows(run):
                 self._reply(identity, p.Refused(run, "the session knows no such run"))
@@ -353,15 +354,15 @@ class Gateway:
     def _record_output(self, event: p.Output) -> None:
         """Log text; what is past the limit of its run is not sent to clients."""
         flow = self.flows.get(event.run)
-        cut_before = flow is not None and flow.withheld > 0
-        shown, withheld = flow.admit(event.text) if flow is not None else (event.text, "")
+        cut_before = flow is not None and event.rank in flow.cut
+        shown, withheld = flow.admit(event.rank, event.text) if flow is not None else (event.text, "")
         if not withheld:
             self._record(event)
             return
         if shown:
             self._record(msgspec.structs.replace(event, text=shown))
         if not cut_before:
-            self._record(p.OutputCut(event.run))
+            self._record(p.OutputCut(event.run, event.rank))
         self._record(msgspec.structs.replace(event, text=withheld), withheld=True)
 
     def _broadcast(self, everything: bool = False) -> None:

@@ -169,9 +169,12 @@ def test_what_a_cell_leaves_running_is_heard_with_the_next_cell_and_in_the_log(t
 def test_figures_and_values_behind_a_flood_arrive(talker: Notebook) -> None:
     shown = talker.run(
         f"{CELL.strip()} --output-limit 5MB\nfrom IPython.display import HTML, display\n"
-        "for _ in range(4000): print('w' * 1000)\n"
+        "print('before')\nif rank == 0: time.sleep(0.5)\nelse:\n    for _ in range(8000): print('w' * 1000)\n"
+        "print('after')\n"
         "display(HTML(f'<b>{rank}</b>'))\nrank * 10"
     )
+    assert {"[rank 0] before", "[rank 0] after"} <= set(shown.stdout.splitlines())  # whoever floods beside it
+    assert "… what rank 1 writes from here on goes to the log alone (--output-limit)\n" in shown.stderr
     assert {data.get("text/html") for data in shown.displays} == {"<b>0</b>", "<b>1</b>"}
     assert {"[rank 0] 0", "[rank 1] 10"} <= set(shown.stdout.splitlines())
     assert " MB more: %modal_logs" in shown.stdout.splitlines()[-1]

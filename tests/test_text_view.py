@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from typing import Any
 
 import msgspec
@@ -12,11 +13,11 @@ from hypothesis import strategies as some
 
 from modal_magic import protocol as p
 from modal_magic.ranges import parse_ranks
-from modal_magic.view.console import BURST_BYTES, PIECE, RATE_BYTES, Allowance, _pieces
 from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours
 from modal_magic.view.model import RankView, RunView
+from modal_magic.view.pacing import BURST_BYTES, PIECE, RATE_BYTES, REST_BYTES, Allowance, fair_rest, pieces
 from modal_magic.view.status import seconds_in_words, status_lines
-from modal_magic.view.text import MERGE_FROM, Page, TextView, bytes_in_words
+from modal_magic.view.text import MERGE_FROM, Page, Part, TextView, bytes_in_words
 
 RUN = "a"
 
@@ -511,16 +512,54 @@ def test_a_flood_stays_within_what_a_jupyter_server_lets_through() -> None:
 
 
 def test_a_small_text_and_a_rich_output_go_in_one_piece() -> None:
-    assert _pieces(("stdout", "x" * PIECE)) == [("stdout", "x" * PIECE)]
+    assert pieces(("stdout", "x" * PIECE)) == [("stdout", "x" * PIECE)]
     display = p.Display(0, RUN, "display", {"image/png": "x" * 3 * PIECE}, {})
-    assert _pieces(display) == [display]
+    assert pieces(display) == [display]
 
 
 @settings(deadline=None, max_examples=20)
 @given(some.lists(some.integers(0, PIECE), min_size=1, max_size=12), some.booleans())
 def test_pieces_end_where_lines_end_and_nothing_is_missing(widths: list[int], whole: bool) -> None:
     text = "\n".join("x" * width for width in widths) + "\n" * whole
-    pieces = [part[1] for part in _pieces(("stderr", text)) if isinstance(part, tuple)]
-    assert "".join(pieces) == text
-    assert all(piece.endswith("\n") for piece in pieces[:-1])
-    assert all(len(piece) <= 2 * PIECE + 1 for piece in pieces)
+    found = [part[1] for part in pieces(("stderr", text)) if isinstance(part, tuple)]
+    assert "".join(found) == text
+    assert all(piece.endswith("\n") for piece in found[:-1])
+    assert all(len(piece) <= 2 * PIECE + 1 for piece in found)
+
+
+# ---- what waits when a run is over -----------------------------------------------------------------------------------
+
+
+def test_those_who_wrote_little_are_shown_and_the_one_who_flooded_is_not() -> None:
+    flood = "".join(f"[rank 2] {number:06}\n" for number in range(REST_BYTES))
+    display = p.Display(0, RUN, "display", {"image/png": "x" * 3 * PIECE}, {})
+    waiting: list[Part] = [
+        ("stdout", f"[rank 0] first\n{flood}[rank 0] second\n"),
+        display,
+        ("stderr", f"[rank 1] a warning\n{flood}… one of ours\n"),
+        ("value", "[rank 2] 0.95\n"),
+    ]
+    rest, missing = fair_rest(waiting)
+    assert list(rest) == [
+        ("stdout", "[rank 0] first\n[rank 0] second\n"),
+        display,
+        ("stderr", "[rank 1] a warning\n… one of ours\n"),
+        ("value", "[rank 2] 0.95\n"),
+    ]
+    assert missing == 2 * len(flood)
+
+
+def test_where_all_wrote_much_nothing_of_any_is_shown_and_where_all_is_little_everything() -> None:
+    flood: list[Part] = [("stdout", f"[rank {rank}] {'x' * 100}\n" * REST_BYTES) for rank in range(3)]
+    assert fair_rest(flood)[0] == deque()
+    little: list[Part] = [("stdout", "[ranks 0-8] equal\n[rank 3] more\n")]
+    assert fair_rest(little) == (deque(little), 0)
+
+
+def test_what_is_kept_for_the_end_is_there_after_a_flood() -> None:
+    clock = Clock()
+    allowance = Allowance(1000, 100, clock)
+    while allowance.take(100, keep=300):
+        pass
+    assert allowance.take(300)
+    assert not allowance.take(1)

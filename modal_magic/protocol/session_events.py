@@ -62,9 +62,10 @@ class RunRetried(Message):
 
 
 class OutputCut(Message):
-    """The text of a run has reached its limit: from here on it goes to the log alone."""
+    """What a rank writes in a run has reached its limit: from here on it goes to the log alone."""
 
     run: str
+    rank: int
 
 
 class RunEnded(Message):

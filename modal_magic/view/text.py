@@ -84,15 +84,15 @@ class TextView:
     def turn(self, events: Collection[p.Event | p.LiveEvent], last: bool) -> Page:
         """The page that these events make. `last` says that no more will come, so nothing is held back."""
         page = Page()
+        cut: list[int] = []
         for event in events:
             if isinstance(event, p.Output) and event.rank in self._show:
                 lines = self._assembler.feed(event.rank, event.stream, event.text)
                 self._write(page, event.rank, event.stream, lines)
             elif isinstance(event, p.Display) and event.rank in self._show:
                 self._display(page, event)
-            elif isinstance(event, p.OutputCut):
-                self._flush_merged(page, everything=True)
-                page.write("stderr", "… what is written from here on goes to the log alone (--output-limit)\n")
+            elif isinstance(event, p.OutputCut) and event.rank in self._show:
+                cut.append(event.rank)
             elif isinstance(event, p.RunRetried):
                 self._finish_lines(page)
                 page.write("stderr", f"{retry_sentence(event, self._lost)}\n")
@@ -104,7 +104,11 @@ class TextView:
         if last:
             self._finish_lines(page)
         else:
-            self._flush_merged(page, everything=False)
+            self._flush_merged(page, everything=bool(cut))
+        if cut:
+            verb = "writes" if len(cut) == 1 else "write"
+            told = f"… what {name_ranks(cut)} {verb} from here on goes to the log alone (--output-limit)"
+            page.write("stderr", f"{told}\n")
         return page
 
     def _finish_lines(self, page: Page) -> None:
