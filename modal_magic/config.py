@@ -23,7 +23,7 @@ __all__ = ["INTERNAL_VARIABLES", "from_environment", "from_file"]
 
 PREFIX = "MODAL_MAGIC_"
 
-INTERNAL_VARIABLES = frozenset({"MODAL_MAGIC_RUNTIME_DIR"})
+INTERNAL_VARIABLES = frozenset({"MODAL_MAGIC_RUNTIME_DIR", "MODAL_MAGIC_PRICES"})
 """Variables with our prefix that are no options."""
 
 

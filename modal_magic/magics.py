@@ -28,6 +28,7 @@ from modal_magic.transcript import RunLog, left_behind
 from modal_magic.view.background import CellOutput, attend, exits
 from modal_magic.view.console import follow
 from modal_magic.view.logs import save_log, show_log
+from modal_magic.view.money import cost_line
 from modal_magic.view.picture import choose_picture
 from modal_magic.view.stack import stack_lines
 from modal_magic.view.startup import startup_line
@@ -143,6 +144,10 @@ class ModalMagics(Magics):
                     say("\n".join(status_lines(session.status(), str(session.shape))))
                     if start := startup_line(session.stages, session.now()):
                         say(f"  start: {start}")
+                    if (cost := session.cost) is not None:
+                        say(f"  {cost_line(cost)}")
+                    elif session.backend_name == "modal":
+                        say(f"  has no known price: MODAL_MAGIC_PRICES can name one for {session.shape.gpu}")
             except (SessionError, UsageError) as error:
                 if "session" in given:
                     raise

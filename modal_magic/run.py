@@ -149,9 +149,14 @@ class Run:
         """The run as it is now, as data for those who draw it."""
         session, shape = self.session, self.session.shape
         where = where_it_runs(session.backend_name, shape.replicas, shape.nproc_per_node, shape.gpu)
-        stages = tuple(session.stages)
         facts = SessionFacts(
-            session.name, where, session.world_size, shape.nproc_per_node, session.state, stages=stages
+            session=session.name,
+            where=where,
+            world_size=session.world_size,
+            ranks_per_node=shape.nproc_per_node,
+            state=session.state,
+            stages=tuple(session.stages),
+            cost=session.cost,
         )
         with self.still() as view:
             return snapshot(facts, view, session.now())

@@ -17,15 +17,17 @@ from modal_magic import protocol as p
 from modal_magic.answers import Answer, Answers
 from modal_magic.checking import check_limits, check_ranks, check_source
 from modal_magic.client import Client
-from modal_magic.errors import GatewayBusy, GatewayLost, SessionClosed, SessionError
+from modal_magic.errors import GatewayBusy, GatewayLost, SessionClosed, SessionError, UsageError
 from modal_magic.lines import Line, newest_lines, read_lines
 from modal_magic.options import OPTIONS, Options, resolve
 from modal_magic.planning import connection_of, plan_of, shape_of
+from modal_magic.prices import Cost, Rates, cost_of, rates_on
 from modal_magic.reading import parse_values
 from modal_magic.resources import Resources, choose_backend
 from modal_magic.run import Run
 from modal_magic.session_runs import SessionRuns
 from modal_magic.transcript import RunLog, asked
+from modal_magic.view.money import cost_line
 from modal_magic.view.startup import startup_line
 
 __all__ = ["Session"]
@@ -120,6 +122,11 @@ class Session:
     def stages(self) -> list[p.Stage]:
         """What the start of the session has spent its time on, in the order in which these stages began."""
         return sorted(self._stages.values(), key=lambda stage: stage.began)
+
+    @property
+    def cost(self) -> Cost | None:
+        """What the session costs and has cost, None where that is not known or nothing: on this machine."""
+        return None if self._rates is None else cost_of(self._rates, self.stages, self.now())
 
     @property
     def idle(self) -> bool:
@@ -256,6 +263,7 @@ class Session:
         self._closing = threading.Event()
         self._up = threading.Event()
         self._stages: dict[tuple[str, int], p.Stage] = {}
+        self._rates: Rates | None = None
         self._error: SessionError | None = None
         self.state = "launching"
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -267,6 +275,10 @@ class Session:
         self.backend_name = connection.backend
         self.world_size = connection.nodes * connection.ranks_per_node
         self.shape = shape_of(connection)
+        try:
+            self._rates = rates_on(connection.backend, connection.gpu, connection.containers)
+        except UsageError as error:  # prices are no reason to be without the session
+            self._notify(str(error))
         self._client = Client(
             self._resources.loop, connection, self._on_record, self._on_reply, self._on_silence, self._shut, watches
         )
@@ -338,7 +350,8 @@ class Session:
         if isinstance(event, p.Staged):
             self._stages[event.stage.name, event.stage.node] = event.stage
             if event.stage.name == "rendezvous" and event.stage.seconds is not None and self.backend_name == "modal":
-                self._notify(f"{self.name} is up: {startup_line(self.stages, self.now())}")
+                cost = f"; it {cost_line(self.cost)}" if self.cost is not None else ""
+                self._notify(f"{self.name} is up: {startup_line(self.stages, self.now())}{cost}")
         elif isinstance(event, p.Notice):
             self._notify(event.text)
         elif isinstance(event, p.SessionChanged):

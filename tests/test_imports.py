@@ -34,6 +34,7 @@ GROUND = {
     "lines",
     "series",
     "live",
+    "prices",
 }
 """What anybody may import; on the ground floor itself there are narrower doors."""
 FREE = {"__init__", "_version"}
@@ -53,6 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "lines": {"protocol"},
     "series": set(),
     "live": {"protocol", "series"},
+    "prices": {"errors", "containers", "protocol"},
     "state": {"protocol", "ranges", "values", "topology", "state"},
     "segments": {"protocol"},
     "log": {"protocol", "lines", "segments"},

@@ -21,6 +21,7 @@ export interface Snapshot {
   ranks: RankRow[];
   stall: string;
   stages: Stage[];
+  cost: Cost | null;
 }
 
 /** Why a run failed. `text` is the traceback without colours, `others` says what became of the other ranks. */
@@ -63,6 +64,14 @@ export interface Stage {
   node: number;
   began: number;
   seconds: number | null;
+}
+
+/** What a session costs, in dollars: an hour, of the containers that are up now, and since its start. */
+export interface Cost {
+  hourly: number;
+  spent: number;
+  date: string;
+  at_most: boolean;
 }
 
 /** One loop of a rank: `step` of `total` (None: unknown), `rate` in steps a second. */

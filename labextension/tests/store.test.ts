@@ -14,7 +14,7 @@ export function row(rank: number, more: Partial<RankRow> = {}): RankRow {
 export function shot(more: Partial<Snapshot> = {}): Snapshot {
   return {
     session: 'train', where: 'local, 2 ranks', state: 'ready', now: 110, run: 'a', run_state: 'running', cell: 3, began: 100,
-    seconds: null, left: null, kernels: 1, lease: 1800, lease_left: null, failure: null, ranks: [row(0), row(1)], stall: '', stages: [], ...more
+    seconds: null, left: null, kernels: 1, lease: 1800, lease_left: null, failure: null, ranks: [row(0), row(1)], stall: '', stages: [], cost: null, ...more
   };
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 import uuid
@@ -9,9 +10,10 @@ from collections import deque
 
 from modal_magic import protocol as p
 from modal_magic.client import Client
-from modal_magic.errors import SessionError
+from modal_magic.errors import SessionError, UsageError
 from modal_magic.lines import LineAssembler
 from modal_magic.link import Loop
+from modal_magic.prices import Rates, cost_of, rates_on
 from modal_magic.registry import Connection
 from modal_magic.view.model import RunView
 from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot, where_it_runs
@@ -51,6 +53,9 @@ class Watched:
         self._lines: deque[LogLine] = deque(maxlen=LINES)
         self._count = 0
         self._stages: dict[tuple[str, int], p.Stage] = {}
+        self._rates: Rates | None = None
+        with contextlib.suppress(UsageError):  # the kernel has told of prices that cannot be read
+            self._rates = rates_on(connection.backend, connection.gpu, connection.containers)
         self._stacks: dict[str, list[p.RankStack] | None] = {}
         self._answers: dict[str, str] = {}
         self._client = Client(
@@ -73,6 +78,7 @@ class Watched:
             self.dirty = False
             connection, status = self.connection, self._status
             ranks = status.ranks if status is not None else []
+            stages = tuple(sorted(self._stages.values(), key=lambda stage: stage.began))
             facts = SessionFacts(
                 session=connection.session,
                 where=where_it_runs(connection.backend, connection.nodes, connection.ranks_per_node, connection.gpu),
@@ -85,7 +91,8 @@ class Watched:
                 kernels=status.clients if status is not None else 1,
                 lease=status.lease if status is not None else 0.0,
                 lease_left=status.lease_left if status is not None else None,
-                stages=tuple(sorted(self._stages.values(), key=lambda stage: stage.began)),
+                stages=stages,
+                cost=cost_of(self._rates, stages, self._now()) if self._rates is not None else None,
             )
             return snapshot(facts, self._run, self._now())
 

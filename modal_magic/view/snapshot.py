@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from modal_magic import protocol as p
+from modal_magic.prices import Cost
 from modal_magic.view.failure import cause_of, consequences, failure_sentence, strip_colours
 from modal_magic.view.model import RankView, RunView
 from modal_magic.view.stack import stall_sentence
@@ -107,7 +108,8 @@ class Snapshot(msgspec.Struct, frozen=True):
 
     `run_state` is queued, running, done, failed or interrupted, and empty where there was no run. `stall` says who
     waits for whom, empty where nobody does for long. `lease_left` is None while the lease does not run; `kernels`
-    counts those that are attached. `stages` are those of the session's start, oldest first.
+    counts those that are attached. `stages` are those of the session's start, oldest first. `cost`
+    is None where nothing is billed, or the prices are not known.
     """
 
     session: str
@@ -127,6 +129,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     ranks: tuple[RankRow, ...]
     stall: str = ""
     stages: tuple[Stage, ...] = ()
+    cost: Cost | None = None
 
 
 class SessionFacts(msgspec.Struct, frozen=True):
@@ -144,6 +147,7 @@ class SessionFacts(msgspec.Struct, frozen=True):
     lease: float = 0.0
     lease_left: float | None = None
     stages: tuple[p.Stage, ...] = ()
+    cost: Cost | None = None
 
 
 def where_it_runs(backend: str, nodes: int, ranks_per_node: int, gpu: str | None) -> str:
@@ -176,6 +180,7 @@ def snapshot(facts: SessionFacts, run: RunView | None, now: float) -> Snapshot:
         ranks=ranks,
         stall=stall_sentence(run.stall) if run is not None and run.stall is not None else "",
         stages=tuple(Stage(stage.name, stage.node, stage.began, stage.seconds) for stage in facts.stages),
+        cost=facts.cost,
     )
 
 
