@@ -12,7 +12,8 @@ from modal_magic import protocol as p
 from modal_magic import registry
 from modal_magic.conversation import Conversation
 from modal_magic.errors import GatewayBusy, GatewayLost, SessionError
-from modal_magic.link import Keys, Loop
+from modal_magic.link import Keys
+from modal_magic.link_thread import LinkThread
 
 __all__ = ["Client"]
 
@@ -21,7 +22,7 @@ ATTACH_SECONDS = 5.0
 
 
 class Client:
-    """Attached to a gateway until one of the two lets go. All `on_…` are called in the loop's thread.
+    """Attached to a gateway until one of the two lets go. All `on_…` are called in the thread of the links.
 
     `on_end` is told once why nothing comes any more. `on_silence` is told when a gateway that is not known to be gone
     has fallen silent, and when it speaks again: of one on another machine, silence may be the network's. One that only
@@ -30,7 +31,7 @@ class Client:
 
     def __init__(
         self,
-        loop: Loop,
+        links: LinkThread,
         connection: registry.Connection,
         on_record: Callable[[p.Record], None],
         on_reply: Callable[[p.Reply], None],
@@ -40,15 +41,15 @@ class Client:
     ) -> None:
         self.session = connection.session
         self.silent = False
-        self._loop, self._connection = loop, connection
+        self._links, self._connection = links, connection
         self._on_reply, self._on_silence, self._on_end = on_reply, on_silence, on_end
         self._welcome = threading.Event()
         self._refusal = ""
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._conversation = Conversation(
-            name, lambda frames: loop.transmit(self._link, frames), on_record, self._replied, watches
+            name, lambda frames: links.transmit(self._link, frames), on_record, self._replied, watches
         )
-        self._link = loop.open(
+        self._link = links.open(
             connection.host,
             connection.port,
             connection.gateway_key,
@@ -65,7 +66,7 @@ class Client:
         Raises GatewayLost where its process is gone, GatewayBusy where it does not answer, and SessionError where it
         will not have this client.
         """
-        self._loop.call(self._link, lambda: self._conversation.attach(time.monotonic()))
+        self._links.call(self._link, lambda: self._conversation.attach(time.monotonic()))
         name, until = self._connection.session, time.monotonic() + ATTACH_SECONDS
         while not self._welcome.wait(0.5):
             if registry.gateway_lives(self._connection) is False:
@@ -83,19 +84,19 @@ class Client:
 
     def ask(self, request: p.Numbered) -> None:
         """Have a request carried out once."""
-        self._loop.call(self._link, lambda: self._conversation.ask(request, time.monotonic()))
+        self._links.call(self._link, lambda: self._conversation.ask(request, time.monotonic()))
 
     def forget(self, request: str) -> None:
         """Nobody waits any more for the answer to this request."""
-        self._loop.call(self._link, lambda: self._conversation.forget(request))
+        self._links.call(self._link, lambda: self._conversation.forget(request))
 
     def mention(self, message: p.Shown) -> None:
         """Say what need not arrive."""
-        self._loop.call(self._link, lambda: self._loop.transmit(self._link, [p.encode(message)]))
+        self._links.call(self._link, lambda: self._links.transmit(self._link, [p.encode(message)]))
 
     def close(self, last: p.Message | None = None) -> None:
         """Close the link, after a last word."""
-        self._loop.shut(self._link, last)
+        self._links.shut(self._link, last)
 
     def silence(self) -> str:
         """The words for a gateway that does not answer and is not known to be gone."""
@@ -104,7 +105,7 @@ class Client:
             return f"the gateway of session {name!r} cannot be reached"
         return f"the gateway of session {name!r} does not answer, though its process {pid} is there"
 
-    # -- called in the loop's thread
+    # -- called in the thread of the links
 
     def _replied(self, reply: p.Reply) -> None:
         if isinstance(reply, p.Attached):

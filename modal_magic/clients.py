@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import msgspec
 
 from modal_magic import protocol as p
+from modal_magic.door import Door
+from modal_magic.known_runs import KnownRuns, Replay
 from modal_magic.live import LiveTable
 from modal_magic.log import EventLog
 
-__all__ = ["RUNS", "Clients", "Door"]
+__all__ = ["Clients"]
 
 BATCH_BYTES = 1024 * 1024
 """Records go to a client in batches of about this size, so that a small message never waits behind a large one."""
@@ -23,48 +24,10 @@ FORGET_SECONDS = 2 * p.SILENCE_SECONDS
 """A client that was silent for so long no longer counts as attached."""
 AWAY = 1000
 """Of so many clients that are away it is remembered what they were sent and which of their requests were taken."""
-RUNS = 1000
-"""Of so many runs it is remembered that they were taken and how much of them was shown."""
 RETRY_SECONDS = 0.01
 """What a client could not take is sent again after so long."""
-UNSEEN = 16
-"""At most so many runs that ended unseen are told to a new client: the newest."""
-
-SHOWN_ONCE = p.Output | p.OutputCut | p.Display | p.RunQueued | p.RunRetried
-"""Events of a run that are of use to nobody once they were shown."""
-
-
-class Door(Protocol):
-    """Where peers come in and where their messages go out."""
-
-    def send(self, identity: bytes, *frames: bytes) -> bool:
-        """Send a message to a peer. False when it cannot take it now, or is away."""
-        ...
-
-    def waiting(self) -> bool:
-        """Whether a message lies here that nobody has read."""
-        ...
-
-
 Batches = dict[int, tuple[int, list[bytes]]]
 """Batches by the number after which they begin: the number that they reach up to, and their frames."""
-
-
-@dataclass(slots=True)
-class Replay:
-    """What a new client is sent of the past, up to record number `until`: output of these runs after these numbers."""
-
-    until: int
-    shown: dict[str, int]
-
-    def wants(self, record: p.Record) -> bool:
-        """Whether a record is sent."""
-        number, event = record.sequence, record.event
-        if number > self.until:
-            return True
-        if isinstance(event, SHOWN_ONCE):
-            return event.run in self.shown and number > self.shown[event.run]
-        return not isinstance(event, p.Notice) or number > min(self.shown.values(), default=self.until)
 
 
 @dataclass(slots=True)
@@ -86,18 +49,6 @@ class Client:
     fresh: bool = True
 
 
-@dataclass(slots=True)
-class KnownRun:
-    """How much of a run has been shown, by whichever client; `ended` is the number of its end's record."""
-
-    owner: bytes
-    cell: int
-    begun: int
-    shown: int
-    rest: list[tuple[int, p.Stream, str]] = field(default_factory=list)
-    ended: int = 0
-
-
 class Clients:
     """All clients of a session. Times are in seconds.
 
@@ -106,10 +57,10 @@ class Clients:
     """
 
     def __init__(self, door: Door, log: EventLog, live: LiveTable) -> None:
+        self.runs = KnownRuns(log)
         self._door, self._log, self._live = door, log, live
         self._present: dict[bytes, Client] = {}
         self._away: dict[bytes, Client] = {}
-        self._runs: dict[str, KnownRun] = {}
 
     def __len__(self) -> int:
         """How many are attached and keep the session: those that only watch do not."""
@@ -146,10 +97,10 @@ class Clients:
                 return None
             client.taken += 1
             if isinstance(request, p.Run):
-                return request if self._is_new(identity, request.task) else None
+                return request if self.runs.add(identity, request.task) else None
             return request
         if isinstance(request, p.Shown):
-            self._shown(request)
+            self.runs.shown(request)
         elif isinstance(request, p.Detach):
             del self._present[identity]
             return request
@@ -160,10 +111,12 @@ class Clients:
     ) -> None:
         """Take a client in, or back in, and send it what it lacks. `going` are the runs that are not over."""
         newest = self._log.newest
-        runs = self._to_tell(identity, going) if request.since is None else []
+        runs: list[p.RunKnown] = []
+        if request.since is None:
+            runs = self.runs.to_tell(lambda owner: owner != identity and self._is_there(owner), going)
         client = self._present.pop(identity, None) or self._away.pop(identity, None)
         if client is None:
-            first = min((self._runs[known.run].begun for known in runs), default=newest)
+            first = self.runs.begun(runs)
             client = Client(first, first, now)
             if request.since is None:
                 client.replay = Replay(newest, {known.run: known.shown for known in runs})
@@ -176,47 +129,9 @@ class Clients:
         told = msgspec.structs.replace(welcome, sequence=client.sent, taken=client.taken, runs=runs)
         client.outbox.appendleft((client.sent, p.encode(told)))
 
-    def _is_new(self, owner: bytes, task: p.Execute) -> bool:
-        if task.run in self._runs:
-            return False
-        if len(self._runs) >= RUNS:
-            oldest = next(iter(self._runs))
-            del self._runs[next((run for run, known in self._runs.items() if known.ended), oldest)]
-        newest = self._log.newest
-        self._runs[task.run] = KnownRun(owner, task.cell, newest, newest)
-        return True
-
-    def _shown(self, shown: p.Shown) -> None:
-        known = self._runs.get(shown.run)
-        if known is not None and known.shown < shown.sequence <= self._log.newest:
-            known.shown, known.rest = shown.sequence, shown.rest
-
-    def knows(self, run: str) -> bool:
-        """Whether a run of this id was taken."""
-        return run in self._runs
-
-    def ended(self, run: str) -> None:
-        """The newest record is the end of a run."""
-        if run in self._runs:
-            self._runs[run].ended = self._log.newest
-
     def _is_there(self, identity: bytes) -> bool:
         client = self._present.get(identity)
         return client is not None and client.reachable
-
-    def _to_tell(self, identity: bytes, going: Collection[str]) -> list[p.RunKnown]:
-        """The runs of which a new client must hear: those that go on, and those that ended when nobody was there."""
-        unseen = [
-            run
-            for run, known in self._runs.items()
-            if known.shown < known.ended and (known.owner == identity or not self._is_there(known.owner))
-        ]
-        chosen = {*unseen[-UNSEEN:], *going}
-        return [
-            p.RunKnown(run, known.cell, known.ended > 0, known.shown, known.rest)
-            for run, known in self._runs.items()
-            if run in chosen
-        ]
 
     # -- what goes out
 

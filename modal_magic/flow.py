@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
+from modal_magic import protocol as p
 from modal_magic.lines import utf8_size
 
-__all__ = ["Flow"]
+__all__ = ["Flow", "Flows"]
 
 
 @dataclass(slots=True)
@@ -50,3 +53,52 @@ class Flow:
         self.own[rank] = max(0, own - size)
         self.common -= max(0, size - own)
         return shown, withheld
+
+
+class Flows:
+    """The flows of the newest runs, at most so many: threads that a cell has left may still write, but not for ever."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._flows: dict[str, Flow] = {}
+
+    def __len__(self) -> int:
+        return len(self._flows)
+
+    def __contains__(self, run: str) -> bool:
+        return run in self._flows
+
+    def add(self, run: str, limit: int | None, ranks: int, now: float) -> None:
+        """A run was asked for on so many ranks, with this limit in bytes."""
+        if len(self._flows) >= self._most:
+            del self._flows[next(iter(self._flows))]
+        self._flows[run] = Flow(limit, ranks, now)
+
+    def begin(self, run: str, now: float) -> None:
+        """The first attempt of a run was sent to its ranks."""
+        if run in self._flows:
+            self._flows[run].began = now
+
+    def end(self, event: p.RunEnded, now: float) -> p.RunEnded:
+        """The end of a run, with how long it took and what was withheld."""
+        flow = self._flows.get(event.run)
+        if flow is None:
+            return event
+        return msgspec.structs.replace(event, seconds=now - flow.began, withheld=flow.withheld)
+
+    def divide(self, event: p.Output) -> list[tuple[p.Event, bool]]:
+        """The events that text becomes, and of each whether it is withheld from clients."""
+        flow = self._flows.get(event.run)
+        if flow is None:
+            return [(event, False)]
+        cut_before = event.rank in flow.cut
+        shown, withheld = flow.admit(event.rank, event.text)
+        if not withheld:
+            return [(event, False)]
+        events: list[tuple[p.Event, bool]] = []
+        if shown:
+            events.append((msgspec.structs.replace(event, text=shown), False))
+        if not cut_before:
+            events.append((p.OutputCut(event.run, event.rank), False))
+        events.append((msgspec.structs.replace(event, text=withheld), True))
+        return events

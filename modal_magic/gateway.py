@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import msgspec
 
 from modal_magic import protocol as p
 from modal_magic import state as s
-from modal_magic.clients import RUNS, Clients, Door
-from modal_magic.delivery import Delivery, epoch_of
-from modal_magic.flow import Flow
+from modal_magic.agents import Agents
+from modal_magic.clients import Clients
+from modal_magic.door import Door
+from modal_magic.flow import Flows
+from modal_magic.known_runs import RUNS
 from modal_magic.live import CURVES, LiveTable
 from modal_magic.log import EventLog
 from modal_magic.specs import GatewaySpec
 from modal_magic.stacks import StackDesk
+from modal_magic.status import status_of
+from modal_magic.timers import Timers
 from modal_magic.topology import Topology
 
 __all__ = ["Gateway"]
@@ -41,32 +41,6 @@ def can_wait(event: p.Event) -> bool:
     return isinstance(event, PATIENT) or (isinstance(event, p.SessionChanged) and event.state == "running")
 
 
-@dataclass(slots=True)
-class Timers:
-    """Named timers: each fires once, a later setting replaces an earlier one."""
-
-    due: dict[str, float] = field(default_factory=dict)
-    heap: list[tuple[float, str]] = field(default_factory=list)
-
-    def set(self, name: str, when: float | None) -> None:
-        """Have a timer fire at `when` (monotonic seconds), or not at all."""
-        if when is None:
-            self.due.pop(name, None)
-        else:
-            self.due[name] = when
-            heapq.heappush(self.heap, (when, name))
-
-    def fired(self, now: float) -> list[str]:
-        """The timers that have run out, oldest first; they are taken out."""
-        names = []
-        while self.heap and self.heap[0][0] <= now:
-            when, name = heapq.heappop(self.heap)
-            if self.due.get(name) == when:
-                del self.due[name]
-                names.append(name)
-        return names
-
-
 class Gateway:
     """One session's truth. `serving` gives it what comes in, its turns, and the time: monotonic, and since 1970.
 
@@ -83,7 +57,8 @@ class Gateway:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.spec = spec
-        self.node_door, self.now, self.wall = nodes, now, wall
+        self.now, self.wall = now, wall
+        self.agents = Agents(nodes, spec.nodes)
         topology = Topology(spec.nodes, spec.ranks_per_node)
         self.machine = s.Machine(
             s.Plan(
@@ -100,18 +75,14 @@ class Gateway:
             )
         )
         self.log = EventLog(Path(spec.folder), spec.log_limit)
-        self.stacks = StackDesk(self.machine, self._tell, self._reply, self._record)
+        self.stacks = StackDesk(self.machine, self.agents.tell, self._reply, self._record)
         self.began = now()
         self.next_beat = self.began
         self.timers = Timers()
         self.live = LiveTable()
         self.live_by = math.inf
         self.clients = Clients(clients, self.log, self.live)
-        self.nodes: dict[bytes, tuple[int, float]] = {}
-        self.silent: dict[bytes, int] = {}
-        self.lines: dict[bytes, Delivery] = {}
-        self.past: set[int] = set()
-        self.flows: dict[str, Flow] = {}
+        self.flows = Flows(RUNS)
         self.broadcast_by = math.inf
         self.noticed: set[str] = set()
         self.last_run: str | None = None
@@ -149,74 +120,35 @@ class Gateway:
 
     def from_node(self, identity: bytes, frames: list[bytes]) -> None:
         """Take a message of an agent. Raises one of `protocol.NOISE` when it is none."""
-        line = self._line(identity, epoch_of(frames))
-        if line is None:
-            return
-        data = line.take(frames, self.now())
-        if identity in self.nodes:
-            self.nodes[identity] = (self.nodes[identity][0], self.now())
-        if data is None:
-            return
-        report = p.decode_report(data)
-        if isinstance(report, p.Joined):
-            if report.version != p.VERSION or not 0 <= report.node_rank < self.spec.nodes:
-                return
-            self.nodes[identity] = (report.node_rank, self.now())
-            self.silent.pop(identity, None)
-            self._record_stages(self.startup.joined(report.node_rank, report.stages, self.wall()))
-            self._handle(
-                s.NodeJoined(
-                    report.node_rank,
-                    report.address,
-                    report.port,
-                    report.accelerators,
-                    report.cores,
-                    report.pid,
-                    tuple(report.workers),
-                    report.predecessor,
+        node_rank, report = self.agents.take(identity, frames, self.now()) or (-1, None)
+        match report:
+            case p.Joined():
+                self._record_stages(self.startup.joined(node_rank, report.stages, self.wall()))
+                self._handle(
+                    s.NodeJoined(
+                        node_rank,
+                        report.address,
+                        report.port,
+                        report.accelerators,
+                        report.cores,
+                        report.pid,
+                        tuple(report.workers),
+                        report.predecessor,
+                    )
                 )
-            )
-        elif identity in self.silent:
-            self._from_silent(identity, report)
-        elif identity in self.nodes:
-            node_rank, _ = self.nodes[identity]
-            if isinstance(report, p.Happened):
+            case p.Happened():
                 for event in report.events:
                     self._take(node_rank, event)
-            elif isinstance(report, p.Left):
-                del self.nodes[identity]
+            case p.Left():
                 self._handle(s.NodeGone(node_rank, f"left: {report.reason}"))
-
-    def _line(self, identity: bytes, epoch: int) -> Delivery | None:
-        """The line to an agent; to the newest that came under this identity."""
-        line = self.lines.get(identity)
-        if line is None or line.epoch != epoch:
-            if epoch in self.past:
-                return None
-            if line is not None:
-                self.past.add(line.epoch)
-            line = self.lines[identity] = Delivery(epoch, lambda frames: self.node_door.send(identity, *frames))
-        return line
-
-    def _from_silent(self, identity: bytes, report: p.Report) -> None:
-        """A node that counts as gone speaks: what its ranks put out is kept, and it is asked who lives there."""
-        node_rank = self.silent[identity]
-        if isinstance(report, p.Happened):
-            for event in report.events:
-                if isinstance(event, p.Output | p.Display):
-                    self._take(node_rank, event)
-        elif isinstance(report, p.Left):
-            del self.silent[identity]
-            self._handle(s.NodeGone(node_rank, f"left: {report.reason}"))
-        else:
-            self.lines[identity].say(p.encode(p.Rejoin()))
 
     def _take(self, node_rank: int, event: p.NodeEvent) -> None:
         rank = getattr(event, "rank", None)
         if rank is not None and rank not in self.machine.plan.topology.ranks_of(node_rank):
             return
         if isinstance(event, p.Output):
-            self._record_output(event)
+            for part, withheld in self.flows.divide(event):
+                self._record(part, withheld)
             return
         if isinstance(event, p.Progress | p.Metric | p.Usage):
             if self.live.take(event):
@@ -254,12 +186,10 @@ class Gateway:
             case p.Detach():
                 self._handle(s.Attendance(len(self.clients)))
             case p.Run():
-                if len(self.flows) >= RUNS:  # threads that a cell has left may still write, but not for ever
-                    del self.flows[next(iter(self.flows))]
                 ranks = self.machine.plan.topology.world_size if request.ranks is None else len(request.ranks) or 1
-                self.flows[request.task.run] = Flow(request.output_limit, ranks, self.now())
+                self.flows.add(request.task.run, request.output_limit, ranks, self.now())
                 self._handle(s.Asked(identity, request))
-            case p.InterruptRun(run=run) if not self.clients.knows(run):
+            case p.InterruptRun(run=run) if run not in self.clients.runs:
                 self._reply(identity, p.Refused(run, "the session knows no such run"))
             case p.InterruptRun() | p.Restart() | p.Stop():
                 self._handle(s.Asked(identity, request))
@@ -299,36 +229,9 @@ class Gateway:
         self._broadcast()
 
     def _status(self, request: str) -> p.Status:
-        machine, now = self.machine, self.now()
-        run = machine.active.run if machine.active is not None else machine.queue.retrying or None
+        now = self.now()
         left = {timer: due - now for timer, due in self.timers.due.items()}
-        return p.Status(
-            request=request,
-            session=self.spec.session,
-            state=machine.state,
-            generation=machine.generation,
-            ranks=[
-                p.RankStatus(
-                    number,
-                    machine.plan.topology.node_of(number),
-                    rank.state,
-                    rank.pid,
-                    run if machine.active is not None and number in machine.active.pending else None,
-                    rank.device,
-                    *self.live.seen(number, run),
-                )
-                for number, rank in enumerate(machine.ranks)
-            ],
-            run=run,
-            queued=[queued for queued in machine.queue.runs if queued != run],
-            clients=self.clients.reachable,
-            uptime=now - self.began,
-            lease=self.spec.lease,
-            lease_left=left.get("lease"),
-            idle=self.spec.idle,
-            idle_left=left.get("idle"),
-            lifetime_left=left.get("lifetime"),
-        )
+        return status_of(request, self.spec, self.machine, self.live, self.clients.reachable, now - self.began, left)
 
     # -- the log
 
@@ -350,20 +253,6 @@ class Gateway:
     def _record_stages(self, stages: list[p.Stage]) -> None:
         for stage in stages:
             self._record(p.Staged(stage))
-
-    def _record_output(self, event: p.Output) -> None:
-        """Log text; what is past the limit of its run is not sent to clients."""
-        flow = self.flows.get(event.run)
-        cut_before = flow is not None and event.rank in flow.cut
-        shown, withheld = flow.admit(event.rank, event.text) if flow is not None else (event.text, "")
-        if not withheld:
-            self._record(event)
-            return
-        if shown:
-            self._record(msgspec.structs.replace(event, text=shown))
-        if not cut_before:
-            self._record(p.OutputCut(event.run, event.rank))
-        self._record(msgspec.structs.replace(event, text=withheld), withheld=True)
 
     def _broadcast(self, everything: bool = False) -> None:
         """Bring every client up to date, or say when that goes on; or all that they take now."""
@@ -390,7 +279,7 @@ class Gateway:
                 self._record(p.Notice(f"{error}; the rank is started anew"))
                 if isinstance(rank := getattr(item, "rank", None), int):
                     node_rank = self.machine.plan.topology.node_of(rank)
-                    self._tell(node_rank, p.KillRanks([rank]))
+                    self.agents.tell(node_rank, p.KillRanks([rank]))
                 effects = error.effects
             for effect in effects:
                 self._perform(effect)
@@ -400,19 +289,17 @@ class Gateway:
             case s.Log(event=event):
                 if isinstance(event, p.Submitted):
                     self.last_run = event.run
-                    if event.run in self.flows and event.attempt == 1:
-                        self.flows[event.run].began = self.now()
-                elif isinstance(event, p.RunEnded) and event.run in self.flows:
+                    if event.attempt == 1:
+                        self.flows.begin(event.run, self.now())
+                elif isinstance(event, p.RunEnded):
                     if math.isfinite(self.live_by):
                         self._tell_live()  # a client is done with a run when it is over
-                    flow = self.flows[event.run]
-                    seconds = self.now() - flow.began
-                    event = msgspec.structs.replace(event, seconds=seconds, withheld=flow.withheld)
+                    event = self.flows.end(event, self.now())
                 self._record(event)
                 if isinstance(event, p.RunEnded):
-                    self.clients.ended(event.run)
+                    self.clients.runs.ended(event.run)
             case s.Tell(node_rank=node_rank, order=order):
-                self._tell(node_rank, order)
+                self.agents.tell(node_rank, order)
             case s.Answer(client=client, reply=reply):
                 self._reply(client, reply)
             case s.SetTimer(timer=timer, seconds=seconds):
@@ -421,23 +308,10 @@ class Gateway:
                 self._broadcast(everything=True)
                 self.ended = reason
 
-    def _tell(self, node_rank: int, order: p.Order) -> None:
-        data = p.encode(order)
-        for identity, (number, _) in self.nodes.items():
-            if number == node_rank:
-                self.lines[identity].say(data)
-
     def _beat(self, now: float, late: float) -> None:
         """Say that this gateway lives, and see who else does. For `late` seconds it could not listen."""
-        for identity, (node_rank, heard) in list(self.nodes.items()):
-            self.lines[identity].beat()
-            self.nodes[identity] = node_rank, heard + late
-            if now - heard - late > p.SILENCE_SECONDS and not self.node_door.waiting():
-                del self.nodes[identity]
-                self.silent[identity] = node_rank
-                self._handle(s.NodeGone(node_rank, "stopped answering", silent=True))
-        for identity in self.silent:  # also to these: their agents stay as long as they hear of us
-            self.lines[identity].beat()
+        for node_rank in self.agents.beat(now, late):
+            self._handle(s.NodeGone(node_rank, "stopped answering", silent=True))
         if self.clients.beat(now, late):
             self._handle(s.Attendance(len(self.clients)))
         self._broadcast()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modal_magic.backends.base import Backend
 from modal_magic.errors import UsageError
-from modal_magic.link import Loop
+from modal_magic.link_thread import LinkThread
 
 __all__ = ["Resources", "choose_backend"]
 
@@ -24,10 +24,10 @@ def choose_backend(name: str) -> str:
 
 
 class Resources:
-    """What the sessions of one process share: the loop thread and the backends. Close it to leave nothing behind."""
+    """What the sessions of one process share: a thread and the backends. Close it to leave nothing behind."""
 
     def __init__(self, backends: Mapping[str, Backend] | None = None) -> None:
-        self.loop = Loop()
+        self.links = LinkThread()
         self._backends: dict[str, Backend] = dict(backends or {})
 
     def backend(self, name: str) -> Backend:
@@ -55,7 +55,7 @@ class Resources:
             self.backend(name).prepare()
 
     def close(self) -> None:
-        """End the loop thread, and let go of what no session took."""
+        """End the thread of their links, and let go of what no session took."""
         for backend in self._backends.values():
             backend.close()
-        self.loop.close()
+        self.links.close()

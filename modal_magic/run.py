@@ -190,7 +190,7 @@ class Run:
         )
         return f"the run was interrupted{why}{f' ({told})' if told else ''}; {kept}"
 
-    # -- called by the session, in the loop's thread
+    # -- called by the session, in the thread of the links
 
     def take(self, event: p.Event | p.LiveEvent, at: float, sequence: int = 0) -> None:
         """An event of the run, or the loss of a rank; when, by the session's clock; its record's number (0: none)."""

@@ -280,7 +280,7 @@ class Session:
         except UsageError as error:  # prices are no reason to be without the session
             self._notify(str(error))
         self._client = Client(
-            self._resources.loop, connection, self._on_record, self._on_reply, self._on_silence, self._shut, watches
+            self._resources.links, connection, self._on_record, self._on_reply, self._on_silence, self._shut, watches
         )
         try:
             self._client.attach()
@@ -292,7 +292,7 @@ class Session:
                 registry.forget(self.name)
             raise
 
-    # -- the client; `_on_…` are called in the loop's thread
+    # -- the client; `_on_…` are called in the thread of the links
 
     @property
     def closed(self) -> bool:

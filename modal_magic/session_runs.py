@@ -18,7 +18,7 @@ ENDED_RUNS = 1000
 
 
 class SessionRuns:
-    """The runs that go on, and the clock by which they are told. All but `begin` and `now` in the loop's thread.
+    """The runs that go on, and the clock by which they are told. All but `begin` and `now` in the thread of the links.
 
     `found` are the runs of others that went on when this client attached, or whose end nobody had shown.
     """

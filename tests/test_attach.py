@@ -401,7 +401,7 @@ def test_a_client_that_dies_is_soon_not_counted_any_more(plain: Session) -> None
     with resources_of_its_own() as other:
         Session.attach(plain.name, other)
         assert plain.status().clients == 2
-        other.loop.close()  # no last word is said
+        other.links.close()  # no last word is said
         until(lambda: plain.status().clients == 1, 2.0)
 
 

@@ -224,7 +224,7 @@ def started(bench: Bench, name: str) -> None:
 
 def ended(bench: Bench, name: str) -> None:
     bench.log.append(p.RunEnded(name, "done", [], 1.0), 0.0)
-    bench.clients.ended(name)
+    bench.clients.runs.ended(name)
     bench.going = []
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modal_magic import protocol as p
-from modal_magic.clients import RUNS
+from modal_magic.known_runs import RUNS
 from modal_magic.live import CURVES
 from tests.test_gateway_noise import Rig, joined
 

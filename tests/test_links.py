@@ -17,7 +17,8 @@ from modal_magic import Session, registry
 from modal_magic import protocol as p
 from modal_magic.delivery import Delivery
 from modal_magic.errors import RankFailed
-from modal_magic.link import Keys, Loop, connect, make_keys
+from modal_magic.link import Keys, connect, make_keys
+from modal_magic.link_thread import LinkThread
 from modal_magic.resources import Resources
 
 EVERY = range(4)
@@ -229,24 +230,24 @@ def test_a_rank_that_writes_noise_to_its_agent_costs_only_itself(open_session: S
 
 
 def test_a_busy_loop_holds_up_nobody_who_has_much_for_it_to_do() -> None:
-    loop, keys = Loop(), make_keys()
-    link = loop.open("127.0.0.1", 1, keys.public, keys, b"x", lambda _: None, lambda _: None, lambda _: None)
+    links, keys = LinkThread(), make_keys()
+    link = links.open("127.0.0.1", 1, keys.public, keys, b"x", lambda _: None, lambda _: None, lambda _: None)
     held, go, done = threading.Event(), threading.Event(), threading.Event()
 
     def slow() -> None:
         held.set()
         go.wait(10)
-        loop.call(link, done.set)
+        links.call(link, done.set)
 
-    loop.call(link, slow)
+    links.call(link, slow)
     assert held.wait(10)
-    many = threading.Thread(target=lambda: [loop.call(link, int) for _ in range(5000)], daemon=True)
+    many = threading.Thread(target=lambda: [links.call(link, int) for _ in range(5000)], daemon=True)
     many.start()
     many.join(10)
     assert not many.is_alive()
     go.set()
     assert done.wait(10)
-    loop.close()
+    links.close()
 
 
 def test_the_key_of_a_client_opens_no_other_door(open_session: Session) -> None:

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from modal_magic import protocol as p
-from modal_magic.gateway import Timers
 from modal_magic.log import EventLog
 from modal_magic.state import runs
+from modal_magic.timers import Timers
 from tests.simulation.play import failing, play
 
 SCHEDULES = 20_000

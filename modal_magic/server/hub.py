@@ -13,7 +13,7 @@ import msgspec
 
 from modal_magic import registry
 from modal_magic.errors import ModalMagicError
-from modal_magic.link import Loop
+from modal_magic.link_thread import LinkThread
 from modal_magic.server.watched import Watched
 from modal_magic.view.snapshot import Snapshot
 
@@ -53,7 +53,7 @@ class Hub:
     """
 
     def __init__(self) -> None:
-        self._loop = Loop()
+        self._links = LinkThread()
         self._watched: dict[str, Watched] = {}
         self._attaching: dict[str, asyncio.Task[None]] = {}
         self._missed: dict[str, Missed] = {}
@@ -106,7 +106,7 @@ class Hub:
         for watched in self._watched.values():
             watched.close()
         self._watched.clear()
-        await asyncio.to_thread(self._loop.close)
+        await asyncio.to_thread(self._links.close)
 
     async def _look(self) -> None:
         """See which sessions there are. Only those that are new are waited for, and only where no other is watched."""
@@ -143,7 +143,7 @@ class Hub:
             del self._attaching[name]
 
     def _attach(self, name: str) -> Watched:
-        watched = Watched(self._loop, registry.read(name))
+        watched = Watched(self._links, registry.read(name))
         try:
             watched.attach()
         except ModalMagicError:

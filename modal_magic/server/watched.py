@@ -12,7 +12,7 @@ from modal_magic import protocol as p
 from modal_magic.client import Client
 from modal_magic.errors import SessionError, UsageError
 from modal_magic.lines import LineAssembler
-from modal_magic.link import Loop
+from modal_magic.link_thread import LinkThread
 from modal_magic.prices import Rates, cost_of, rates_on
 from modal_magic.registry import Connection
 from modal_magic.view.model import RunView
@@ -34,12 +34,12 @@ LogLine = tuple[int, float, int, str, str]
 
 
 class Watched:
-    """A session that is watched. What comes is taken in the loop's thread; the rest may be called in any.
+    """A session that is watched. What comes is taken in the thread of the links; the rest may be called in any.
 
     A class because a link must be closed. `attach` must be called before anything else.
     """
 
-    def __init__(self, loop: Loop, connection: Connection) -> None:
+    def __init__(self, links: LinkThread, connection: Connection) -> None:
         self.connection = connection
         self.ended = ""
         self.dirty = True
@@ -59,7 +59,7 @@ class Watched:
         self._stacks: dict[str, list[p.RankStack] | None] = {}
         self._answers: dict[str, str] = {}
         self._client = Client(
-            loop, connection, self._on_record, self._on_reply, lambda silent: None, self._on_end, watches=True
+            links, connection, self._on_record, self._on_reply, lambda silent: None, self._on_end, watches=True
         )
 
     def attach(self) -> None:
@@ -142,7 +142,7 @@ class Watched:
         """Nobody waits for more answers."""
         del self._stacks[name]
 
-    # -- in the loop's thread
+    # -- in the thread of the links
 
     def _now(self) -> float:
         return time.time() - (self._ahead or 0.0)

@@ -226,7 +226,7 @@ class Simulation:
                 name = f"restart-{len(self.restarts)}"
                 self.restarts.append((self.user, name))
                 self.user.send(p.Restart(name, ranks))
-            case "kill agent" if agent.identity in self.gateway.nodes:
+            case "kill agent" if agent.identity in self.gateway.agents:
                 self.suffers(agent)
                 agent.die()
             case "still node":
