@@ -206,6 +206,8 @@ class ModalMagics(Magics):
         given = parse_line(line, TABLES["modal_stop"], POSITIONALS["modal_stop"])
         if given.get("all") and "session" in given:
             raise UsageError("--all stops every session: leave the name out, or leave --all out")
+        if given.get("apps") and not given.get("all"):
+            raise UsageError("--apps goes with --all: apps serve sessions of every name")
         names = registry.names() if given.get("all") else [self.sessions.named(given)]
         troubles: list[ModalMagicError] = []
         for name in names:
@@ -215,12 +217,29 @@ class ModalMagics(Magics):
                 troubles.append(error)
         if not names:
             say("no session is running")
+        if given.get("all"):
+            self.tell_apps(remove=bool(given.get("apps")))
         for trouble in troubles[:-1]:
             say(str(trouble))
         if troubles:
             raise troubles[-1]
 
     # -- words
+
+    def tell_apps(self, remove: bool) -> None:
+        """Tell of the apps on Modal that wait for sessions, or remove them. Modal is asked where it was used here."""
+        if not remove and not self.resources.has_used("modal"):
+            return
+        found = self.resources.backend("modal").apps(remove)
+        idle = [one.name for one in found if not one.containers]
+        several = "s" * (len(idle) != 1)
+        if remove:
+            say(f"{len(idle)} idle app{several} removed from Modal{': ' if idle else ''}{', '.join(idle)}")
+        elif idle:
+            say(
+                f"{len(idle)} idle app{several} on Modal: {', '.join(idle)}. They cost nothing, and save the next "
+                "session the build; %modal_stop --all --apps removes them"
+            )
 
     def show_log(self, log: RunLog, given: Mapping[str, object]) -> None:
         """Show a log as a line asks for it."""

@@ -226,7 +226,14 @@ STACK_OPTIONS = (
     Option(name="all_frames", help="show the whole stack of each rank", parse=v.switch, default=False, switch=True),
     SESSION,
 )  # fmt: skip
-STOP_OPTIONS = (Option(name="all", help="stop every session", parse=v.switch, default=False, switch=True), SESSION)
+STOP_OPTIONS = (
+    Option(name="all", help="stop every session", parse=v.switch, default=False, switch=True),
+    Option(
+        name="apps", help="with --all: also remove the apps on Modal that no container runs of", parse=v.switch,
+        default=False, switch=True,
+    ),
+    SESSION,
+)  # fmt: skip
 TABLES: Mapping[str, tuple[Option, ...]] = MappingProxyType(
     {
         "modal_distributed": OPTIONS,

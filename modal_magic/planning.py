@@ -52,6 +52,7 @@ def connection_of(plan: Plan, backend: str, reached: Reached, notebook: str) -> 
         pid=reached.pid,
         born=registry.birth(reached.pid) or 0.0,
         notebook=notebook,
+        meeting=reached.meeting,
     )
 
 

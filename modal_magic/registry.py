@@ -39,7 +39,7 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a client must know to reach a session. `secret_key` lets its holder run code: the file is mode 0600.
 
     `pid` is the process of the gateway and `born` its `birth`; 0 where that is on another machine. `notebook` is the
-    file from which the session was started, empty where that is not known.
+    file from which the session was started, empty where that is not known. `meeting` is that of `Reached`.
     """
 
     version: int
@@ -59,6 +59,7 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     born: float
     notebook: str
     containers: Containers = msgspec.field(default_factory=Containers)
+    meeting: str = ""
 
 
 def runtime_folder() -> Path:

@@ -197,11 +197,15 @@ class Session:
                 self.end("it was stopped")
                 answers = self._closing.wait(seconds) or answers
         self._shut(SessionClosed(f"session {self.name!r} was stopped"))
-        if self._own_resources or self._resources.has_used(self.backend_name):
+        meeting = self.connection.meeting
+        if self._own_resources or meeting or self._resources.has_used(self.backend_name):
             backend = self._resources.backend(self.backend_name)
-            if not backend.finish(self.name, seconds):
+            if not backend.finish(self.name, seconds, meeting):
                 raise SessionError(f"session {self.name!r} did not end within {seconds:g} s")
         self._close_resources()
+        if meeting and not answers:  # what runs it is known to be gone all the same
+            registry.forget(self.name)
+            return
         if not answers:
             raise GatewayBusy(f"{self._client.silence()}: it has not said that it ends")
 

@@ -39,7 +39,7 @@ RETRY = [option.flag for option in OPTIONS if option.name.startswith("retr")]
         ("%modal_distributed --restart --b", ["--backend", "--background"]),
         ("%modal_distributed --env 'open --rep", ["--replicas"]),
         ("%modal_logs --", ["--rank", "--last", "--file", "--session"]),
-        ("%modal_stop ", ["train-1", "evaluate", "--all", "--session"]),
+        ("%modal_stop ", ["train-1", "evaluate", "--all", "--apps", "--session"]),
         ("%modal_stop ev", ["evaluate"]),
         ("%modal_distributed", []),
         ("%timeit --rep", []),

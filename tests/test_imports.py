@@ -124,7 +124,9 @@ HERE = {
     "backends/modal_node",
 }
 """What never runs in a kernel that has no Unix: the rest does."""
-ON_MODAL = {f"backends/modal_{name}" for name in ("app", "bridge", "carrier", "meeting", "node", "trouble")}
+ON_MODAL = {
+    f"backends/modal_{name}" for name in ("inventory", "app", "bridge", "carrier", "meeting", "node", "trouble")
+}
 """What the Modal backend loads when a session is started there; the client of Modal comes with it."""
 UNIX_MODULES = {"fcntl", "resource", "pwd", "grp", "pty", "termios"}
 UNIX_NAMES = {"fork", "forkpty", "killpg", "setsid", "SIGKILL", "AF_UNIX", "socketpair", "send_fds", "recv_fds"}

@@ -47,8 +47,15 @@ def test_a_cell_runs_on_two_containers_and_stop_leaves_none(modal_book: Notebook
     address = re.findall(r"fdaa:\S+", shown.stdout)[0]
     assert shown.lines == [f"[rank {rank}] 1.0 {address} eth1 1" for rank in (0, 1)]
     assert address in [one["address"] for one in nodes]
-    assert modal_book.run("%modal_stop").stdout == "session-1 is stopped\n"
-    assert seen(lambda: not modal_service.containers())
+    status = modal_book.run("%modal_status").stdout
+    assert re.search(r"\n  start: build .* queue .* cold start .* fork .* rendezvous .* first cell", status)
+    assert re.search(r"\n  costs \$0\.0\d+ an hour, \$\d\S* so far \(Modal's prices of \d{4}-\d\d-\d\d", status)
+    app = nodes[0]["app"]
+    assert "session-1 is stopped" in modal_book.run("%modal_stop --all").stdout
+    assert not modal_service.containers()
+    assert f"{app}. They cost nothing" in modal_book.run("%modal_stop --all").stdout
+    assert f"removed from Modal: {app}" in modal_book.run("%modal_stop --all --apps").stdout
+    assert "0 idle apps" in modal_book.run("%modal_stop --all --apps").stdout
 
 
 def test_a_session_starts_from_the_snapshot_and_its_ranks_draw_their_own_numbers(
@@ -134,8 +141,8 @@ def test_the_loss_of_the_gateway_ends_the_session_and_every_container(
     modal_book.wait_for(sent, "cannot be reached. This waits for it", began)
     modal_book.manager.interrupt_kernel()
     assert modal_book.collect(sent, began).error_name == "GatewayBusy"
-    assert "The key to it on this machine is removed" in modal_book.run("%modal_stop").stdout
-    assert seen(lambda: not modal_service.containers(), 30)
+    assert modal_book.run("%modal_stop").stdout == "session-1 is stopped\n"
+    assert not modal_service.containers()
 
 
 def test_an_interrupt_while_containers_are_queued_leaves_nothing(modal_book: Notebook, modal_service: Handle) -> None:

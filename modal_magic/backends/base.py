@@ -8,7 +8,7 @@ from typing import Protocol
 from modal_magic.containers import Containers
 from modal_magic.link import Keys
 
-__all__ = ["Backend", "Plan", "Reached"]
+__all__ = ["Backend", "Deployed", "Plan", "Reached"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Plan:
 class Reached:
     """Where the gateway of a new session listens, its public key, and the key pair that it admits clients with.
 
-    `notice` is what the user should know of the start.
+    `notice` is what the user should know of the start. `meeting` is where `finish` learns what the session has left
+    behind, empty where it need not look.
     """
 
     host: str
@@ -42,6 +43,15 @@ class Reached:
     client_keys: Keys
     pid: int
     notice: str = ""
+    meeting: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """An app of ours that is deployed where containers run, and how many it has now."""
+
+    name: str
+    containers: int
 
 
 class Backend(Protocol):
@@ -60,8 +70,17 @@ class Backend(Protocol):
         Raises SessionError when that fails; then nothing is left behind.
         """
 
-    def finish(self, session: str, seconds: float) -> bool:
-        """Wait until nothing is left of a session that was told to stop. Whether that is so."""
+    def finish(self, session: str, seconds: float, meeting: str = "") -> bool:
+        """Wait until nothing is left of a session that was told to stop. Whether that is so.
+
+        Raises SessionError where it is known what is left, or cannot be known.
+        """
+
+    def apps(self, remove_idle: bool) -> list[Deployed]:
+        """The apps that are deployed, or those without containers, which are removed.
+
+        Raises SessionError where that cannot be known.
+        """
 
     def close(self) -> None:
         """Let go of what `prepare` made and no session took."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modal_magic import registry
-from modal_magic.backends.base import Plan, Reached
+from modal_magic.backends.base import Deployed, Plan, Reached
 from modal_magic.backends.zygotes import Zygote, await_ready, read_at_import, spawn
 from modal_magic.errors import SessionError
 from modal_magic.link import Keys, make_keys
@@ -69,7 +69,7 @@ class LocalBackend:
         self._serving[plan.session] = zygotes
         return reached
 
-    def finish(self, session: str, seconds: float) -> bool:
+    def finish(self, session: str, seconds: float, meeting: str = "") -> bool:
         """See `Backend`. A session that another kernel started is gone when its folder is."""
         until = time.monotonic() + seconds
         zygotes = self._serving.pop(session, [])
@@ -85,6 +85,10 @@ class LocalBackend:
                 return False
             time.sleep(0.01)
         return True
+
+    def apps(self, remove_idle: bool) -> list[Deployed]:
+        """See `Backend`: nothing is deployed here."""
+        return []
 
     def close(self) -> None:
         """See `Backend`."""

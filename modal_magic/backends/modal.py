@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from modal_magic.backends.base import Plan, Reached
+from modal_magic.backends.base import Deployed, Plan, Reached
 from modal_magic.errors import SessionError
 from modal_magic.link import Keys, make_keys
 from modal_magic.protocol import Stage
@@ -74,12 +74,18 @@ class ModalBackend:
             _in_thread(lambda: _give_up(self._started.pop(plan.session, None)))
             raise
 
-    def finish(self, session: str, seconds: float) -> bool:
-        """See `Backend`. What has not ended by itself is cancelled; a session of another kernel sees to that itself."""
+    def finish(self, session: str, seconds: float, meeting: str = "") -> bool:
+        """See `Backend`. What has not ended by itself is cancelled, and what Modal's own list still has is stopped."""
         started = self._started.pop(session, None)
         if started is not None:
             _in_thread(lambda: _end(started, seconds))
+        if meeting:
+            _in_thread(lambda: _leave_none(session, meeting, seconds))
         return True
+
+    def apps(self, remove_idle: bool) -> list[Deployed]:
+        """See `Backend`."""
+        return _in_thread(lambda: _apps(remove_idle))
 
     def close(self) -> None:
         """See `Backend`."""
@@ -153,7 +159,8 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
             raise SessionError(explain(error)) from error
         raise
     started = Started(key, [call.object_id for call in calls], bridge)
-    return Reached(host, port, gateway.public, client, 0, notice), started
+    checked = key if containers.scaledown is None else ""  # else containers are kept on purpose
+    return Reached(host, port, gateway.public, client, 0, notice, checked), started
 
 
 def _answers(host: str, port: int) -> bool:
@@ -222,6 +229,42 @@ def _end(started: Started, seconds: float) -> None:
 
     end_calls(started.calls, seconds)
     _end_bridge(started)
+
+
+def _leave_none(session: str, key: str, seconds: float) -> None:
+    """End the calls of a session, also of one that another kernel has started, and see that no container runs on."""
+    import modal
+
+    from modal_magic.backends.modal_inventory import left_running
+    from modal_magic.backends.modal_meeting import Calls, Meeting
+    from modal_magic.backends.modal_node import end_calls
+
+    try:
+        calls = Meeting(key).get("calls", Calls)
+        if calls is not None:
+            end_calls([calls.gateway, *calls.nodes], seconds)
+        left = left_running(key, seconds)
+    except modal.exception.Error as error:
+        raise SessionError(
+            f"session {session!r} is stopped, but Modal does not say whether its containers have ended ({error}): "
+            "`modal container list` shows those that run"
+        ) from error
+    if left:
+        raise SessionError(
+            f"session {session!r} is stopped, and Modal still lists {', '.join(left)}: `modal container stop` ends one"
+        )
+
+
+def _apps(remove_idle: bool) -> list[Deployed]:
+    import modal
+
+    from modal_magic.backends import modal_inventory
+    from modal_magic.backends.modal_trouble import explain
+
+    try:
+        return modal_inventory.remove_idle() if remove_idle else modal_inventory.apps()
+    except modal.exception.Error as error:
+        raise SessionError(explain(error)) from error
 
 
 def _give_up(started: Started | None) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import modal
 import msgspec
 
+from modal_magic.backends.modal_inventory import APP_PREFIX
 from modal_magic.backends.modal_node import PRELOAD, ColdNode, Gateway, Node
 from modal_magic.containers import Containers
 from modal_magic.errors import UsageError
@@ -37,7 +38,7 @@ def deployed(gpu: str | None, containers: Containers, nodes: int) -> str:
     The name holds a hash of all that the app is made of, our own source included, so that an app that is there under
     it is the one that is wanted.
     """
-    name = f"modal-magic-{_digest(gpu, containers, nodes if containers.clustered else 0)}"
+    name = f"{APP_PREFIX}{_digest(gpu, containers, nodes if containers.clustered else 0)}"
     try:
         modal.App.lookup(name)
     except modal.exception.NotFoundError:

@@ -16,9 +16,11 @@ import msgspec
 from modal_magic.protocol import Part
 from modal_magic.specs import AgentSpec, GatewaySpec
 
-__all__ = ["Calls", "GatewayAt", "Meeting", "NodeAt", "Ticket"]
+__all__ = ["GATEWAY", "Calls", "GatewayAt", "Meeting", "NodeAt", "Ticket"]
 
 DICT_NAME = "modal-magic"
+GATEWAY = -1
+"""The number under which the gateway's container arrives."""
 POLL_SECONDS = 0.1
 MOST_POLL_SECONDS = 2.0
 
@@ -95,10 +97,21 @@ class Meeting:
             generation += 1
         return generation
 
+    def containers(self) -> set[str]:
+        """Every container that has arrived, the gateway's and those that were lost since too."""
+        calls = self.get("calls", Calls)
+        found: set[str] = set()
+        for node_rank in range(GATEWAY, len(calls.nodes) if calls is not None else 0):
+            generation = 1
+            while (at := self.get(f"{generation}/node/{node_rank}", NodeAt)) is not None:
+                found.add(at.container)
+                generation += 1
+        return found
+
     def end(self, reason: str) -> None:
         """The session is over. Its keys are forgotten, and a container that comes late will know."""
         self._dict.put(f"{self.key}/over", reason)
-        for name in ("ticket", "gateway", "calls"):
+        for name in ("ticket", "gateway"):
             self._dict.pop(f"{self.key}/{name}", None)
 
     def over(self) -> bool:

@@ -19,7 +19,7 @@ import modal
 import msgspec
 
 from modal_magic.backends.modal_carrier import answering
-from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting, NodeAt, Ticket
+from modal_magic.backends.modal_meeting import GATEWAY, Calls, GatewayAt, Meeting, NodeAt, Ticket
 from modal_magic.backends.zygotes import Zygote, await_ready, spawn
 from modal_magic.errors import SessionError
 from modal_magic.protocol import Stage
@@ -194,6 +194,7 @@ def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str, stages: tu
 def serve_gateway(meeting: Meeting, ticket: Ticket) -> None:
     """Run the gateway's process and the ways by which clients reach it, and say where they are."""
     address = i6pn_address()
+    meeting.arrive(GATEWAY, NodeAt(address, container()))
     # A tunnel ends at this container's loopback or at any address of it: the clients' door is on all of them.
     spec = msgspec.structs.replace(
         ticket.gateway, host=address, client_host="::", folder=tempfile.mkdtemp(prefix="modal-magic-")

@@ -86,6 +86,7 @@ class Emulator:
     def _told(self, one: Container) -> dict[str, object]:
         return {
             "id": one.id,
+            "app": one.function.app.name,
             "class": one.function.name.removesuffix(".*"),
             "pid": one.process.pid if one.process else None,
             "address": one.namespace.address if one.namespace else "",

@@ -1,0 +1,76 @@
+"""What is deployed on Modal and what runs there, by Modal's own lists."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+
+import modal
+import modal.experimental
+
+from modal_magic.backends.base import Deployed
+from modal_magic.backends.modal_meeting import Meeting
+
+__all__ = ["APP_PREFIX", "apps", "left_running", "remove_idle"]
+
+APP_PREFIX = "modal-magic-"
+"""How the names of our apps begin; the rest is a hash of what they are made of."""
+LOOK_SECONDS = 0.3
+ASK_SECONDS = 30.0
+"""How long Modal's command line has for an answer."""
+
+
+def apps() -> list[Deployed]:
+    """Our deployed apps, and how many containers each has. Raises modal.exception.Error."""
+    found = modal.experimental.list_deployed_apps()
+    return [Deployed(one.name, one.containers) for one in found if one.name.startswith(APP_PREFIX)]
+
+
+def remove_idle() -> list[Deployed]:
+    """Remove our apps that have no container, and return them. Raises modal.exception.Error."""
+    idle = [one for one in apps() if not one.containers]
+    for one in idle:
+        with contextlib.suppress(modal.exception.NotFoundError):  # somebody else has removed it
+            modal.App.lookup(one.name).stop()
+    return idle
+
+
+def left_running(key: str, seconds: float) -> list[str]:
+    """The containers of a session that has ended that Modal still lists after so many seconds; these are then stopped.
+
+    Raises modal.exception.Error where Modal cannot be asked.
+    """
+    until = time.monotonic() + seconds
+    while any(one.containers for one in apps()):
+        if time.monotonic() > until:
+            left = sorted(Meeting(key).containers() & _running())
+            for container in left:
+                _command("stop", "--yes", container)
+            return sorted(set(left) & _running()) if left else []
+        time.sleep(LOOK_SECONDS)
+    return []
+
+
+def _running() -> set[str]:
+    """The ids of all containers of this environment. Modal's client has no other way to them than its command line."""
+    return {str(row["Container ID"]) for row in json.loads(_command("list", "--json") or "[]")}
+
+
+def _command(*words: str) -> str:
+    """What `modal container …` prints."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "modal", "container", *words],
+            capture_output=True,
+            text=True,
+            timeout=ASK_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise modal.exception.ConnectionError(f"`modal container {words[0]}` took {ASK_SECONDS:g} s") from None
+    if done.returncode:
+        raise modal.exception.ConnectionError(f"`modal container {words[0]}`: {done.stderr.strip()[-200:]}")
+    return done.stdout
