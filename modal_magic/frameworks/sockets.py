@@ -48,16 +48,19 @@ class SocketBook:
             self.before = outer
 
     def forget(self) -> None:
-        """The groups are gone."""
+        """The groups are gone. What is still open of them is cut: work that was left behind in one waits no longer."""
+        self._cut(self.inodes)
         self.inodes.clear()
 
     def shut_down(self) -> None:
-        """Cut every *connected* socket in the book. A listener must be spared: shutting one aborts the process."""
-        before = self.before
-        if not self.inodes and before is None:
-            return
-        for inode, descriptor in _open_sockets().items():
-            if inode in self.inodes or (before is not None and inode not in before):
+        """Cut every connection in the book, and what has been opened since the recording that goes on began."""
+        new = set() if self.before is None else _open_sockets().keys() - self.before
+        self._cut(self.inodes | new)
+
+    def _cut(self, inodes: set[str]) -> None:
+        """Cut those that are *connected*. A listener must be spared: shutting one aborts the process."""
+        for inode, descriptor in _open_sockets().items() if inodes else ():
+            if inode in inodes:
                 with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
                     connection.getpeername()
                     connection.shutdown(socket.SHUT_RDWR)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import os
 import threading
 import time
@@ -32,6 +33,7 @@ from modal_magic.frameworks.base import Superseded
 from modal_magic.frameworks.collectives import BACKWARD, WAIT, Collective, find_call
 from modal_magic.frameworks.plain import reseed_python
 from modal_magic.frameworks.sockets import SocketBook
+from modal_magic.frameworks.threads import let_threads_finish
 from modal_magic.frameworks.works import Issued, WorkBook
 from modal_magic.protocol import ASYNC, ErrorKind, Health, Store
 from modal_magic.ranges import name_ranks
@@ -47,6 +49,10 @@ UNCOUNTED = ("init_", "new_", "split_", "destroy_", "Distributed", "forward")
 """How the calls begin that are no collective of a group, or several: no number tells them apart."""
 CONNECT = timedelta(seconds=10)
 """How long gloo waits for a peer to connect. One that dies just then leaves no connection that could be cut."""
+GLOO_THREADS = "pt_gloo_runloop"
+"""The threads in which gloo's groups do their collectives, as the system names them."""
+LINGERING = 2
+"""So many groups that were left may be kept by models and tracebacks that are garbage. Each has threads and sockets."""
 CUT_SECONDS = 0.05
 """How often a rank is freed from a group that will not be, until it is free."""
 COMMUNICATION_ERRORS = (
@@ -93,6 +99,8 @@ class TorchRank:
     sockets: SocketBook = field(default_factory=SocketBook)
     retired: list[Any] = field(default_factory=list)
     works: WorkBook = field(default_factory=WorkBook)
+    left: list[weakref.ref[Any]] = field(default_factory=list)
+    lingering: int = 0
 
     # -- the seam
 
@@ -268,6 +276,7 @@ class TorchRank:
         @functools.wraps(self.original_destroy)
         def destroy_process_group(*arguments: Any, **options: Any) -> None:
             self.retired += c10d._world.pg_map
+            self.left += map(weakref.ref, c10d._world.pg_map)
             self.original_destroy(*arguments, **options)
 
         return destroy_process_group
@@ -277,11 +286,22 @@ class TorchRank:
 
         Not at once: ~ProcessGroupGloo joins its threads with the GIL held, and a thread that has just finished a
         collective needs the GIL to drop its tensors (torch 2.13: a script that destroys its group right after a
-        backward hangs now and then). The pause lets such a thread have it.
+        backward hangs now and then). So such a thread is let have it first.
         """
-        if self.retired:
-            time.sleep(0.002)
-            self.retired.clear()
+        if not self.retired:
+            return
+        let_threads_finish(GLOO_THREADS)
+        self.retired.clear()
+        self._count_lingering()
+        if len(self.left) > self.lingering + LINGERING:
+            gc.collect()  # models refer to themselves, and so to the group that they were made for
+            self._count_lingering()
+            self.lingering = len(self.left)
+
+    def _count_lingering(self) -> None:
+        """Forget the groups that nobody has any more."""
+        self.left = [group for group in self.left if group() is not None]
+        self.lingering = min(self.lingering, len(self.left))
 
     def _wrap_ddp(self) -> Callable[..., None]:
         @functools.wraps(self.original_wrap)
@@ -356,7 +376,9 @@ class TorchRank:
         """
         if self.generation == 1:
             return
-        self.wrapped = [item for item in self.wrapped if item.reference() is not None]
+        # Held from here on: one that goes away on one rank while the others construct it would leave them waiting.
+        living = {item.number: ddp for item in self.wrapped if (ddp := item.reference()) is not None}
+        self.wrapped = [item for item in self.wrapped if item.number in living]
         count = torch.tensor(self.wraps)
         dist.all_reduce(count, dist.ReduceOp.MAX)
         self.wraps = int(count)
@@ -365,7 +387,8 @@ class TorchRank:
             held[item.number] = 1
         dist.all_reduce(held, dist.ReduceOp.MIN)
         for item in self.wrapped:
-            if held[item.number] and (ddp := item.reference()) is not None:
+            if held[item.number]:
+                ddp = living[item.number]
                 self.original_wrap(ddp, ddp.module, **item.arguments)
 
 
