@@ -17,6 +17,7 @@ __all__ = [
     "describe_exit",
     "in_cell",
     "is_cell",
+    "plain_traceback",
     "where_interrupted",
 ]
 
@@ -49,6 +50,15 @@ def cell_line(frames: Iterable[tuple[str, int]]) -> int:
 
 def _places(trace: TracebackType | None) -> list[tuple[str, int]]:
     return [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)]
+
+
+def plain_traceback(error: BaseException) -> list[str]:
+    """The lines of a traceback as Python formats them, from the cell on."""
+    trace = error.__traceback__
+    while trace is not None and not is_cell(trace.tb_frame.f_code.co_filename):
+        trace = trace.tb_next
+    text = "".join(traceback.format_exception(type(error), error, trace or error.__traceback__))
+    return text.rstrip().split("\n")
 
 
 def describe(

@@ -21,7 +21,7 @@ from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from modal_magic.node.failure import CELL
+from modal_magic.node.failure import CELL, plain_traceback
 from modal_magic.node.progress import Reporter
 from modal_magic.protocol import Display
 
@@ -91,6 +91,7 @@ class RankShell(InteractiveShell):
         """Say where displays go. Must be called before the first cell."""
         self._publish_display = publish
         self.hush: Callable[[BaseException], bool] = lambda error: False
+        self.plain: Callable[[BaseException], bool] = lambda error: False
         self.shown: list[str] = []
         self.has_raised = False
         self._raised: BaseException | None = None
@@ -137,14 +138,18 @@ class RankShell(InteractiveShell):
         """Note how IPython would show the failure; it is shown where the notebook is.
 
         Formatting takes a while and means nothing to one who interrupted, to one who called `sys.exit`, or where `hush`
-        says so; and it runs the exception's own code, which can raise.
+        says so; and it runs the exception's own code, which can raise. IPython's takes up to half a second of a core in
+        large files such as torch's, so where `plain` says so, as many ranks may fail at once, it is Python's own.
         """
         self.has_raised = True
         self._raised = error = sys.exc_info()[1]
         if error is None or isinstance(error, SystemExit | KeyboardInterrupt) or self.hush(error):
             return
         with contextlib.suppress(Exception):
-            super().showtraceback(*arguments, **options)
+            if self.plain(error):
+                self.shown = plain_traceback(error)
+            else:
+                super().showtraceback(*arguments, **options)
 
     def _format_exception_for_storage(self, exception: BaseException, *rest: Any, **options: Any) -> dict[str, Any]:
         """Keep what was shown: IPython 9 formats each failure once more, for a history that a rank has not.

@@ -304,6 +304,7 @@ def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket
     worker = Worker(rank, channel, shell, framework, spec.place.anew, sampler)
     outlet.append(worker)
     shell.hush = worker.was_freed
+    shell.plain = lambda error: framework.kind_of(error) == "communication"
     interval = max(progress.INTERVAL_SECONDS, namespace["world_size"] / progress.EVENTS_PER_SECOND)
     shell.reporter = progress.Reporter(rank, worker.say, lambda: worker.running, interval)
     bars.install(shell.reporter)
