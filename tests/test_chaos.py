@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.chaos.faults import draw
+from tests.chaos.faults import Fault, draw
+from tests.chaos.parts import ENDS, ON_NODES
 from tests.chaos.session import Chaos
 from tests.conftest import STOP_OWN
 from tests.support.notebook import notebook
@@ -30,5 +31,14 @@ def chaos(runtime_folder: object) -> Iterator[Chaos]:
 @pytest.mark.parametrize("number", range(FAULTS))
 def test_after_a_fault_all_is_as_good_as_before(chaos: Chaos, number: int) -> None:
     fault = draw(random.Random(number))
+    print(fault.name)
+    chaos.suffer(fault)
+
+
+@pytest.mark.parametrize("kind", [*ON_NODES, *ENDS], ids=lambda kind: str(kind.__name__))
+def test_when_a_part_of_the_session_dies_what_can_go_on_does(
+    chaos: Chaos, kind: Callable[[random.Random], Fault]
+) -> None:
+    fault = kind(random.Random(1))
     print(fault.name)
     chaos.suffer(fault)

@@ -1,4 +1,7 @@
-"""`python -m tests.chaos SEED --count N`: so many faults, drawn at random, in one session; then what has leaked."""
+"""`python -m tests.chaos SEED --count N`: so many faults, drawn at random, in one session; then what has leaked.
+
+Then come the faults that no session survives, `--ends N` of them, each in a session of its own.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,11 @@ import random
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
-from tests.chaos.faults import draw
+from tests.chaos.faults import ON_RANKS, Fault, draw
 from tests.chaos.leaks import compare, measure
+from tests.chaos.parts import ENDS, ON_NODES
 from tests.chaos.session import Chaos, Wrong
 from tests.support.notebook import notebook
 
@@ -23,6 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("seed", type=int)
     parser.add_argument("--count", type=int, default=500)
+    parser.add_argument("--ends", type=int, default=20)
     parser.add_argument("--only", default="", help="only faults with this in their name")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -40,29 +46,38 @@ def suffer(chaos: Chaos, folder: str, chosen: argparse.Namespace) -> int:
     chance = random.Random(chosen.seed)
     chaos.set_up()
     before = None
-    number = 0
-    while number < chosen.count:
-        fault = draw(chance)
-        if chosen.only not in fault.name:
-            continue
-        number += 1
-        began = time.monotonic()
-        try:
-            chaos.suffer(fault)
-        except (Wrong, Exception) as error:
-            print(f"{number}: {fault.name}\nWRONG: {type(error).__name__}: {error}", flush=True)
-            return 1
-        control, whole = chaos.seconds[-1][0], time.monotonic() - began
-        print(f"{number}: {fault.name}: control after {control:.2f} s, in all {whole:.1f} s", flush=True)
-        if number == WARM_UP:
-            before = measure(chaos.book, folder)
+    try:
+        for number in range(1, chosen.count + 1):
+            one(chaos, number, drawn(chance, ON_RANKS | ON_NODES, chosen.only))
+            if number == WARM_UP:
+                before = measure(chaos, folder)
+        after = measure(chaos, folder)
+        for number in range(1, chosen.ends + 1):
+            one(chaos, chosen.count + number, drawn(chance, ENDS, ""))
+    except (Wrong, Exception) as error:
+        print(f"WRONG: {type(error).__name__}: {error}", flush=True)
+        return 1
     slow = sorted(chaos.seconds, reverse=True)
     print("slowest:", *(f"{seconds:.2f} s {name}" for seconds, name in slow[:5]), sep="\n  ")
-    if before is None:
-        return 0
-    leaks = compare(before, measure(chaos.book, folder), chosen.count - WARM_UP)
+    leaks = compare(before, after, chosen.count - WARM_UP) if before is not None else []
     print(*leaks, sep="\n")
+    print(f"{len(chaos.seconds)} recoveries")
     return int(bool(leaks))
+
+
+def drawn(chance: random.Random, kinds: dict[Callable[[random.Random], Fault], int], only: str) -> Fault:
+    """The next fault with this in its name."""
+    while only not in (fault := draw(chance, kinds)).name:
+        pass
+    return fault
+
+
+def one(chaos: Chaos, number: int, fault: Fault) -> None:
+    """Have one fault come."""
+    print(f"{number}: {fault.name}", end="", flush=True)
+    began = time.monotonic()
+    chaos.suffer(fault)
+    print(f": control after {chaos.seconds[-1][0]:.2f} s, in all {time.monotonic() - began:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
-__all__ = ["RANKS", "SESSION", "Fault", "draw"]
+__all__ = ["CONTROL_SECONDS", "RANKS", "SESSION", "WAITS", "Fault", "Hit", "draw", "one_apart"]
 
 RANKS = 4
+CONTROL_SECONDS = 2.0
+"""From the fault to control."""
 CELL = "%%modal_distributed\n"
 SESSION = 'next(iter(get_ipython().magics_manager.registry["ModalMagics"].sessions.attached.values()))'
 """The session, as an expression in its kernel."""
@@ -34,12 +37,22 @@ STUCK = "ctypes.PyDLL(None).sleep(1000)"
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """A signal to a part of the session, `rank 2`, `agent 0`, `gateway` or `zygote`, so many seconds into the cell."""
+
+    seconds: float
+    part: str
+    signal: signal.Signals = signal.SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """One fault. Exactly one of the `outcomes` must come: the name of an error, or nothing where the cell ends well.
 
     `told` are words that the error must have; `lost` are the ranks whose variables are gone afterwards. `interrupt` is
-    how long after the cell began (`begun` was printed) the kernel is interrupted; `kills` are ranks that are killed
-    from outside, each so long after the cell was sent.
+    how long after the cell began (`begun` was printed) the kernel is interrupted; `hits` are what is done from outside.
+    Control must be back `control` seconds after the last of it. A fault that `ends` the session leaves ranks to work
+    with (`left`), which have kept what they had, or none.
     """
 
     name: str
@@ -49,10 +62,14 @@ class Fault:
     lost: frozenset[int] = frozenset()
     interrupt: float | None = None
     waits_for_begin: bool = True
-    kills: tuple[tuple[float, int], ...] = field(default=())
+    hits: tuple[Hit, ...] = ()
+    control: float = CONTROL_SECONDS
+    ends: bool = False
+    left: tuple[int, ...] = ()
 
 
-def _only(rank: int, deed: str, others: str) -> str:
+def one_apart(rank: int, deed: str, others: str) -> str:
+    """A cell in which one rank does one thing, and the others another."""
     return f"{CELL}print('begun', flush=True)\nif rank == {rank}:\n    {deed}\nelse:\n    {others}\n"
 
 
@@ -63,7 +80,7 @@ def raises(random: Random) -> Fault:
     told = (f"rank {rank} raised ValueError: chosen at cell line 4", "variables are kept on all ranks")
     return Fault(
         f"rank {rank} raises, the others: {where}",
-        _only(rank, "raise ValueError('chosen')", others),
+        one_apart(rank, "raise ValueError('chosen')", others),
         ("RankFailed",),
         told,
     )
@@ -83,7 +100,7 @@ def interrupted(random: Random) -> Fault:
     deed = random.choice(("time.sleep(60)", "\n    while True: pass"))
     return Fault(
         f"interrupt: rank {rank} in Python, the others: {where}",
-        _only(rank, deed, others),
+        one_apart(rank, deed, others),
         ("RunInterrupted",),
         ("variables are kept on all ranks",),
         interrupt=random.uniform(0, 0.4),
@@ -107,7 +124,7 @@ def stuck(random: Random) -> Fault:
     where, others = random.choice(list(WAITS.items())[:4])
     return Fault(
         f"interrupt: rank {rank} holds the GIL, the others: {where}",
-        _only(rank, STUCK, others),
+        one_apart(rank, STUCK, others),
         ("RunInterrupted",),
         (f"rank {rank} had to be killed",),
         frozenset({rank}),
@@ -122,7 +139,7 @@ def dies(random: Random) -> Fault:
     where, others = random.choice([*list(WAITS.items())[:4], ("sleep", "time.sleep(60)")])
     return Fault(
         f"rank {rank} {cause}, the others: {where}",
-        _only(rank, deed, others),
+        one_apart(rank, deed, others),
         ("RankFailed",),
         (f"rank {rank} {cause}", "started again without variables"),
         frozenset({rank}),
@@ -139,7 +156,8 @@ def killed(random: Random) -> Fault:
         ("RankFailed",),
         ("killed by SIGKILL", "started again without variables"),
         frozenset(ranks),
-        kills=tuple(zip(times, ranks, strict=True)),
+        waits_for_begin=False,
+        hits=tuple(Hit(at, f"rank {rank}") for at, rank in zip(times, ranks, strict=True)),
     )
 
 
@@ -165,7 +183,7 @@ def left_behind(random: Random) -> Fault:
     return Fault(f"rank {rank} leaves a collective behind", cell, ("",))
 
 
-DRAWN: dict[Callable[[Random], Fault], int] = {
+ON_RANKS: dict[Callable[[Random], Fault], int] = {
     raises: 6,
     all_raise: 1,
     interrupted: 5,
@@ -179,6 +197,6 @@ DRAWN: dict[Callable[[Random], Fault], int] = {
 }
 
 
-def draw(random: Random) -> Fault:
+def draw(random: Random, drawn: dict[Callable[[Random], Fault], int] = ON_RANKS) -> Fault:
     """The next fault."""
-    return random.choices(list(DRAWN), list(DRAWN.values()))[0](random)
+    return random.choices(list(drawn), list(drawn.values()))[0](random)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import psutil
 
-from tests.chaos.faults import SESSION
-from tests.support.notebook import Notebook
+from modal_magic.frameworks.torch import LINGERING
+from tests.chaos.session import Chaos
 from tests.support.processes import ours
 
 __all__ = ["Held", "compare", "measure"]
 
-WHO = f"print({SESSION}.connection.pid, *[_rank.pid for _rank in {SESSION}.status().ranks])"
+REST_SECONDS = 10.0
+"""How long what is ending may take to end; what is still there then counts as a process that is there."""
+GROUP_DESCRIPTORS, GROUP_THREADS = 6, 3
+"""What a process group costs a rank of four."""
 BYTES = 64 * 1024
 """What a fault may cost a process for ever: the log's index, the lines that a kernel keeps of its own history."""
 START_BYTES = 24 * 1024 * 1024
@@ -29,25 +32,28 @@ class Held:
     threads: int
 
 
-def measure(book: Notebook, folder: str) -> dict[str, Held]:
+def measure(chaos: Chaos, folder: str) -> dict[str, Held]:
     """What the lasting processes of the one session of a kernel hold, and how many processes there are in all."""
-    time.sleep(1)  # what is ending has ended
-    gateway, *ranks = [int(word) for word in book.run(WHO).stdout.split()]
-    kernel = int(getattr(book.manager.provisioner, "pid", 0))
-    zygote = psutil.Process(gateway).ppid()
-    names = {gateway: "gateway", zygote: "zygote", kernel: "kernel"}
-    agents = [child.pid for child in psutil.Process(zygote).children() if child.pid not in (gateway, *ranks)]
-    names |= {pid: f"agent {number}" for number, pid in enumerate(sorted(agents))}
-    found = {name: held(pid) for pid, name in names.items()}
-    everybody = list(ours(folder))
-    found["all processes"] = Held(0, 0, len(everybody))
-    youngest = [held(pid) for pid in ranks]
-    found["ranks"] = Held(
-        max(one.memory for one in youngest),
-        max(one.descriptors for one in youngest),
-        max(one.threads for one in youngest),
-    )
+    parts = chaos.parts()
+    kernel = int(getattr(chaos.book.manager.provisioner, "pid", 0))
+    lasting = {kernel, *parts.pids.values()}
+    wait_for_the_rest(lasting, kernel, folder)
+    found = {name: held(pid) for name, pid in parts.pids.items() if not name.startswith("rank")}
+    found["kernel"] = held(kernel)
+    found["all processes"] = Held(0, 0, len(list(ours(folder))))
+    ranks = [held(pid) for pid in parts.processes("rank")]
+    found["ranks"] = Held(*(max(column) for column in zip(*map(astuple, ranks), strict=True)))
     return found
+
+
+def wait_for_the_rest(lasting: set[int], kernel: int, folder: str) -> None:
+    """Return once what is ending has ended: no other process is there, but the zygote that the kernel keeps warm."""
+    until = time.monotonic() + REST_SECONDS
+    while time.monotonic() < until:
+        others = [process for process in ours(folder) if process.pid not in lasting]
+        if all(process.ppid() == kernel for process in others):
+            return
+        psutil.wait_procs(others, timeout=0.1)
 
 
 def held(pid: int) -> Held:
@@ -69,8 +75,10 @@ def compare(before: dict[str, Held], after: dict[str, Held], faults: int) -> lis
         print(f"  {name}: {memory}, {counts}")
         if now.memory > then.memory + START_BYTES + BYTES * faults:
             found.append(f"{name} has grown from {then.memory >> 20} to {now.memory >> 20} MiB")
-        if now.descriptors > then.descriptors + 8:
+        # A rank may keep some groups that it has left: the last one, and those that its garbage refers to.
+        groups = LINGERING + 1 if name == "ranks" else 0
+        if now.descriptors > then.descriptors + 8 + groups * GROUP_DESCRIPTORS:
             found.append(f"{name} holds {now.descriptors} descriptors, before {then.descriptors}")
-        if now.threads > then.threads + 4:  # the last traceback of a rank holds a group that is gone
+        if now.threads > then.threads + 4 + groups * GROUP_THREADS:
             found.append(f"{name} has {now.threads} threads, before {then.threads}")
     return found

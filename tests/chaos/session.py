@@ -10,13 +10,15 @@ import threading
 import time
 from dataclasses import dataclass, field
 
+import psutil
+
 from tests.chaos.faults import RANKS, SESSION, Fault
+from tests.chaos.parts import NODES
 from tests.support.notebook import Notebook, Shown
+from tests.support.processes import gone
 
-__all__ = ["CONTROL_SECONDS", "Chaos", "Wrong"]
+__all__ = ["Chaos", "Parts", "Wrong"]
 
-CONTROL_SECONDS = 2.0
-"""From the fault to control."""
 SET_UP = """%%modal_distributed {options}
 import ctypes, os, signal, subprocess, time, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -36,55 +38,95 @@ ddp.zero_grad()
 ddp(torch.full((2, 4), float(rank + 1))).sum().backward()
 print('gradients', sorted(set(ddp.module.weight.grad.flatten().tolist())))
 """
-PIDS = f"print(*[_rank.pid for _rank in {SESSION}.status().ranks])"
+REST = """%%modal_distributed --ranks {ranks}
+print(f'token {{token}}')
+"""
+PIDS = f"print({SESSION}.connection.pid, *[_rank.pid for _rank in {SESSION}.status().ranks])"
+READY = f"while {SESSION}.state != 'ready': __import__('time').sleep(0.01)"
 
 
 class Wrong(AssertionError):
     """Something was not as it must be."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The processes of a session by what they are: `gateway`, `zygote`, `agent 0`, `rank 3`."""
+
+    pids: dict[str, int]
+
+    def processes(self, kind: str) -> list[int]:
+        """Those of one kind."""
+        return [pid for name, pid in self.pids.items() if name.startswith(kind)]
+
+
 @dataclass
 class Chaos:
-    """The session, and how long each fault took to control."""
+    """The session, and how long each fault took to control. `agents` are its agents by their nodes, once known."""
 
     book: Notebook
     token: str = ""
     seconds: list[tuple[float, str]] = field(default_factory=list)
+    agents: list[int] = field(default_factory=list)
 
     def set_up(self) -> None:
         """Give every rank its variables."""
         self.token = os.urandom(4).hex()
-        options = "--replicas 2 --nproc-per-node 2 --backend local"
+        options = f"--replicas {NODES} --nproc-per-node {RANKS // NODES} --backend local"
         self.must_end_well(self.book.run(SET_UP.format(options=options, token=self.token)))
 
-    def pids(self) -> list[int]:
-        """The process of each rank."""
-        return [int(word) for word in self.book.run(PIDS).stdout.split()]
+    def parts(self) -> Parts:
+        """Who is who at the moment."""
+        gateway, *ranks = [int(word) for word in self.book.run(PIDS).stdout.split()]
+        zygote = psutil.Process(gateway).parent()
+        assert zygote is not None
+        forked = [child.pid for child in zygote.children() if child.cmdline() == zygote.cmdline()]
+        agents = sorted(set(forked) - {gateway, *ranks})
+        if len(agents) != NODES:
+            raise Wrong(f"a session of {NODES} nodes has the agents {agents}")
+        # They come in the order of the nodes, and when one has died another has its place.
+        new = [pid for pid in agents if pid not in self.agents]
+        self.agents = [pid if pid in agents else new.pop(0) for pid in self.agents or new]
+        named = {f"rank {number}": pid for number, pid in enumerate(ranks)}
+        named |= {f"agent {number}": pid for number, pid in enumerate(self.agents)}
+        return Parts(named | {"gateway": gateway, "zygote": zygote.pid})
 
     def suffer(self, fault: Fault) -> None:
         """Have a fault come, and hold the session to what must be true."""
-        pids = self.pids() if fault.kills else []
-        shown, seconds = self.befall(fault, pids)
+        parts = self.parts() if fault.hits else Parts({})
+        shown, seconds = self.befall(fault, parts)
         self.seconds.append((seconds, fault.name))
         if shown.error_name not in fault.outcomes:
             raise Wrong(f"ended with {shown.error_name or 'no error'}: {shown.error}\n{shown.stdout}{shown.stderr}")
         missing = [words for words in fault.told if words.lower() not in shown.error.lower()]
         if missing:
             raise Wrong(f"{missing} is not said: {shown.error}")
+        if seconds > fault.control:
+            raise Wrong(f"control came back after {seconds:.2f} s: {shown.error}")
+        if fault.ends:
+            self.begin_anew(fault, parts)
+            return
+        stopped = [hit.part for hit in fault.hits if hit.signal == signal.SIGSTOP]
+        for part in stopped:
+            os.kill(parts.pids[part], signal.SIGCONT)
+        if stopped:
+            self.must_end_well(self.book.run(READY))
         self.check(fault)
 
-    def befall(self, fault: Fault, pids: list[int]) -> tuple[Shown, float]:
+    def befall(self, fault: Fault, parts: Parts) -> tuple[Shown, float]:
         """Run the cell of a fault and do to it what is to be done. Returns the seconds from the fault to control."""
         began = time.monotonic()
         at = began
         sent = self.book.send(fault.cell)
+        if fault.waits_for_begin and (fault.hits or fault.interrupt is not None):
+            self.book.wait_for(sent, "begun", began)
+            at = time.monotonic()
         if fault.interrupt is not None:
-            if fault.waits_for_begin:
-                self.book.wait_for(sent, "begun", began)
             time.sleep(fault.interrupt)
             at = time.monotonic()
             self.book.manager.interrupt_kernel()
-        timers = [threading.Timer(seconds, kill, [pids[rank]]) for seconds, rank in fault.kills]
+        timers = [threading.Timer(hit.seconds, send, [parts.pids[hit.part], hit.signal]) for hit in fault.hits]
+        at += max((hit.seconds for hit in fault.hits), default=0.0)
         for timer in timers:
             timer.start()
         shown = self.book.collect(sent, began, 90)
@@ -107,6 +149,20 @@ class Chaos:
         if len(re.findall(r"gradients \[5\.0\]", shown.stdout)) != RANKS:
             raise Wrong(f"a model trains wrongly: {shown.stdout}")
 
+    def begin_anew(self, fault: Fault, parts: Parts) -> None:
+        """Ranks that are left have kept what they had; with the session all its processes end; another one works."""
+        if fault.left:
+            shown = self.must_end_well(self.book.run(REST.format(ranks=",".join(map(str, fault.left)))))
+            wanted = [f"[rank {rank}] token {self.token}" for rank in fault.left]
+            if [line for line in shown.lines if line.startswith("[rank")] != wanted:
+                raise Wrong(f"those that are left say {shown.lines}, and not {wanted}")
+            self.must_end_well(self.book.run("%modal_stop"))
+        if not gone(list(parts.pids.values())):
+            raise Wrong(f"of the processes {parts.pids} some are still there")
+        self.agents = []
+        self.set_up()
+        self.check(Fault("none", "", ()))
+
     def must_end_well(self, shown: Shown) -> Shown:
         """What a cell showed that nothing befell."""
         if shown.error:
@@ -114,7 +170,7 @@ class Chaos:
         return shown
 
 
-def kill(pid: int) -> None:
-    """Kill a process, as the system would."""
+def send(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process, as the system would."""
     with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, number)
