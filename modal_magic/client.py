@@ -90,6 +90,10 @@ class Client:
         """Nobody waits any more for the answer to this request."""
         self._links.call(self._link, lambda: self._conversation.forget(request))
 
+    def later(self, job: Callable[[], None]) -> None:
+        """Have something done in the loop's thread."""
+        self._loop.call(self._link, job)
+
     def mention(self, message: p.Shown) -> None:
         """Say what need not arrive."""
         self._links.call(self._link, lambda: self._links.transmit(self._link, [p.encode(message)]))

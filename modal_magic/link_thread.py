@@ -52,7 +52,7 @@ class LinkThread:
         self._thread: threading.Thread | None = None
         self._waker: zmq.Socket[bytes] | None = None
         self._owner = os.getpid()
-        self._ending = False
+        self._rung = self._ending = False
 
     def open(
         self,
@@ -113,12 +113,15 @@ class LinkThread:
         with self._lock:
             if self._waker is not None:
                 self._jobs.append(job)
-                if len(self._jobs) == 1:
+                # Not told by the number of jobs: a signal handler that submits between these two lines would see the
+                # second job and this thread no longer the first, and neither would ring.
+                if not self._rung:
+                    self._rung = True
                     with contextlib.suppress(zmq.Again):  # so many bells are on their way that one more is not missed
                         self._waker.send(b"", zmq.DONTWAIT)
 
     def _start(self) -> zmq.Context[zmq.Socket[bytes]]:
-        self._ending = False
+        self._rung = self._ending = False
         self._context = context = zmq.Context()
         self._waker = context.socket(zmq.PAIR)
         self._waker.bind("inproc://jobs")
@@ -139,6 +142,7 @@ class LinkThread:
             ready = poll(self._poller, next_beat - time.monotonic())
             if ready.pop(bell, None):
                 bell.recv()
+                self._rung = False  # before the jobs are taken: what comes from now on rings again
                 while self._jobs:
                     self._jobs.popleft()()
             for link in [link for link in self._links if link.socket in ready]:

@@ -309,11 +309,14 @@ class Session:
             raise self._error
 
     def interrupt_run(self, run: Run) -> None:
-        """Have all ranks leave a run. Where the gateway does not answer the run is let go of here."""
+        """Have all ranks leave a run. Where the gateway does not answer the run is let go of here.
+
+        A signal handler may call this, so it takes no lock that its own thread may hold: the loop's thread does it.
+        """
         self.check_open()
         self._client.ask(p.InterruptRun(run.id))
         if self._client.silent:
-            self._let_go(run)
+            self._client.later(lambda: self._let_go(run))
 
     def tell_shown(self, shown: p.Shown) -> None:
         """Say how much of a run was shown, for those who come later."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import resource
+import signal
 import socket
 import stat
 import threading
@@ -248,6 +249,29 @@ def test_a_busy_loop_holds_up_nobody_who_has_much_for_it_to_do() -> None:
     go.set()
     assert done.wait(10)
     links.close()
+
+
+def test_a_signal_handler_may_give_the_loop_work_at_any_moment() -> None:
+    loop, keys = LinkThread(), make_keys()
+    link = loop.open("127.0.0.1", 1, keys.public, keys, b"x", lambda _: None, lambda _: None, lambda _: None)
+    asked, done = 0, threading.Semaphore(0)
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        asked += 1
+        loop.call(link, done.release)
+
+    before = signal.signal(signal.SIGALRM, ask)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        for _ in range(10_000):
+            loop.call(link, done.release)
+            assert done.acquire(timeout=10)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert asked and all(done.acquire(timeout=10) for _ in range(asked))
+    loop.close()
 
 
 def test_the_key_of_a_client_opens_no_other_door(open_session: Session) -> None:
