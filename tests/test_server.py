@@ -40,6 +40,7 @@ ROUTES = [
     ("GET", "sessions"),
     ("GET", "events"),
     ("GET", "sessions/served/log"),
+    ("GET", "sessions/served/band"),
     ("POST", "sessions/served/stacks"),
     ("POST", "sessions/served/interrupt"),
     ("POST", "sessions/served/restart"),
@@ -175,6 +176,12 @@ async def test_a_run_is_seen_as_it_goes_on_and_interrupted(served: Session, jp_f
     assert [(rank, stream, text) for _, _, rank, stream, text in log["lines"]] == [(1, "stdout", "<b>hello")]
     stacks = json.loads((await post(jp_fetch, "sessions", "served", "stacks")).body)
     assert {rank: taken["line"] for rank, taken in stacks.items()} == {"0": 3, "1": 3}
+    assert await get(jp_fetch, "sessions", "served", "band", metric="none") == {
+        "steps": [],
+        "low": [],
+        "mean": [],
+        "high": [],
+    }
     assert (await post(jp_fetch, "sessions", "served", "interrupt")).code == 202
     assert await asyncio.to_thread(run.settled, 10)
     assert run.status == "interrupted"

@@ -24,16 +24,27 @@ export interface Stack {
   line: number;
   collective: string;
   sequence: number;
+  seconds: number;
+  silent: string;
   frames: Frame[];
 }
 
 export type Stacks = { [rank: string]: Stack };
+
+/** A metric of many ranks: at each step the lowest, the mean and the highest value. */
+export interface Band {
+  steps: number[];
+  low: (number | null)[];
+  mean: (number | null)[];
+  high: (number | null)[];
+}
 
 export interface Api {
   events(signal: AbortSignal): Promise<Response>;
   act(session: string, action: Action): Promise<void>;
   log(session: string, rank: number | null, after: number): Promise<Log>;
   stacks(session: string): Promise<Stacks>;
+  band(session: string, metric: string): Promise<Band>;
 }
 
 /** The routes of the Jupyter server that this page came from. */
@@ -55,6 +66,7 @@ export function makeApi(settings: ServerConnection.ISettings): Api {
     },
     log: (session, rank, after) =>
       checked(`${of(session)}/log?after=${after}${rank === null ? '' : `&rank=${rank}`}`, {}),
+    band: (session, metric) => checked(`${of(session)}/band?metric=${encodeURIComponent(metric)}`, {}),
     stacks: session => checked(`${of(session)}/stacks`, { method: 'POST' })
   };
 }

@@ -25,6 +25,9 @@ const SHAPES = {
   tail: svg`<path fill="none" stroke="currentColor" stroke-width="1.5" d="M6 1v7M3 5.5l3 3 3-3M1.5 11h9"/>`,
   list: svg`<path fill="currentColor" d="M1 2h2v1.5H1zM4.5 2H11v1.5H4.5zM1 5.3h2v1.5H1zM4.5 5.3H11v1.5H4.5zM1 8.6h2v1.5H1zM4.5 8.6H11v1.5H4.5z"/>`,
   check: svg`<path fill="none" stroke="currentColor" d="M.5.5h11v11H.5z"/><path fill="none" stroke="currentColor" stroke-width="2" d="M2.5 6.2l2.5 2.5 4.5-5.2"/>`,
+  box: svg`<path fill="none" stroke="currentColor" d="M.5.5h11v11H.5z"/>`,
+  copy: svg`<path fill="none" stroke="currentColor" stroke-width="1.2" d="M3.5 3.500V.6h8v8H8.500M.6 3.500h8v8h-8z"/>`,
+  restart: svg`<path fill="none" stroke="currentColor" stroke-width="1.5" d="M9.8 3.800A4.500 4.500 0 1 0 10.500 6M10.300 1v3H7.300"/>`,
   ours: svg`<g fill="currentColor"><circle cx="2" cy="2" r="1.9"/><circle cx="10" cy="2" r="1.9"/><circle cx="2" cy="10" r="1.9"/><circle cx="10" cy="10" r="1.9"/></g><path stroke="currentColor" d="M2 2h8v8H2z" fill="none"/>`
 };
 

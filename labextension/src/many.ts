@@ -1,31 +1,26 @@
-// Many ranks: a grid with a square for each, and a list of those that are the furthest behind.
+// Many ranks: the grid, a legend that filters, and a list of those that are the furthest behind.
 
 import { html, nothing, type TemplateResult } from 'lit-html';
 
 import * as format from './format';
+import { extent, frontOf, Grid, kindOf, rankAt, steps, type Kind } from './grid';
 import { icon } from './icons';
 import type { RankRow, Snapshot } from './protocol';
+import { columnsOf, sparkOf } from './rows';
 import { lookOf, lookOfRank } from './states';
+import { plain, type Say } from './translate';
 
-const SQUARE = 11;
-const STEP = 13;
-const LINE = 32;
-const GAP = 4;
 const ROW = 24;
-const SEEN = 11;
-const URGENT = new Set(['failed', 'lost']);
-
-/** Where a square lies: 32 to a line, a wider gap after 8 columns and 8 lines. */
-export function place(rank: number): [number, number] {
-  const column = rank % LINE;
-  const line = Math.floor(rank / LINE);
-  return [column * STEP + Math.floor(column / 8) * GAP, line * STEP + Math.floor(line / 8) * GAP];
-}
+const SEEN = 10;
+const NARROW = 520;
+const FIRST: { [kind: Kind]: number } = { failed: 0, lost: 1, late: 2 };
 
 /** Ranks with what needs a person first, then by how far they are behind. */
 export function slowestFirst(ranks: readonly RankRow[]): RankRow[] {
-  const key = (row: RankRow) => (URGENT.has(row.state) || row.awaited ? -1 : (row.fraction ?? 2));
-  return [...ranks].sort((a, b) => key(a) - key(b) || a.rank - b.rank);
+  const front = frontOf(ranks);
+  const key = (row: RankRow) => FIRST[kindOf(row, front)] ?? 3;
+  const at = new Map(ranks.map(row => [row, steps(row) ?? Infinity]));
+  return [...ranks].sort((a, b) => key(a) - key(b) || (at.get(a) ?? 0) - (at.get(b) ?? 0) || a.rank - b.rank);
 }
 
 /** The ranks that a search means: a number, a range `8-15`, or a node `n3`. */
@@ -38,99 +33,196 @@ export function matches(row: RankRow, query: string): boolean {
   return range ? row.rank >= Number(range[1]) && row.rank <= Number(range[2]) : !query || String(row.rank) === query;
 }
 
-/** Draws the grid on a canvas, so that a thousand squares cost one element. */
+/** What the entries of the legend count, in their order; those of a run that goes on are there with 0 too. */
+export function legendOf(ranks: readonly RankRow[]): Map<Kind, number> {
+  const front = frontOf(ranks);
+  const going = ranks.some(row => row.state === 'running');
+  const kinds = going ? ['b0', 'b1', 'b2', 'b3', 'late', 'wait', 'failed', 'lost'] : ['failed', 'lost'];
+  const counts = new Map<Kind, number>(kinds.map(kind => [kind, 0]));
+  for (const row of ranks) {
+    const kind = kindOf(row, front);
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
+  }
+  return counts;
+}
+
 export class ManyRanks {
   private _shot: Snapshot | null = null;
+  private _grid = new Grid();
   private _query = '';
-  private _state = '';
+  private _kind: Kind = '';
   private _top = 0;
+  private _line = 32;
+  private _focus = -1;
 
-  constructor(private readonly _draw: () => void) {}
+  constructor(
+    private readonly _say: Say,
+    private readonly _draw: () => void,
+    private readonly _open: (rank: number) => void
+  ) {}
 
-  template(shot: Snapshot, now: number): TemplateResult {
+  template(shot: Snapshot, now: number, width: number): TemplateResult {
+    const __ = this._say;
     this._shot = shot;
-    const counts = new Map<string, number>();
-    shot.ranks.forEach(row => counts.set(row.state, (counts.get(row.state) ?? 0) + 1));
-    const found = slowestFirst(shot.ranks).filter(
-      row => (!this._state || row.state === this._state) && matches(row, this._query)
+    this._line = width > 0 && width < NARROW ? 16 : 32;
+    const { ranks } = shot;
+    const front = frontOf(ranks);
+    const counts = legendOf(ranks);
+    const found = slowestFirst(ranks).filter(
+      row => (!this._kind || kindOf(row, front) === this._kind) && matches(row, this._query)
     );
     const first = Math.max(0, Math.min(Math.floor(this._top / ROW), found.length - SEEN));
-    const summary = [...counts].map(([state, count]) => `${count} ${lookOf(state).word.toLowerCase()}`).join(', ');
-    const [width, height] = [place(LINE - 1)[0] + SQUARE, place(shot.ranks.length - 1)[1] + SQUARE];
+    const told = [...counts].filter(([, count]) => count).map(([kind, count]) => `${count} ${this._word(kind, front)}`);
+    const [wide, high] = extent(ranks.length, this._line);
+    const focused = ranks[this._focus];
     return html`<div class="many">
-      <canvas
-        role="img"
-        aria-label="${shot.ranks.length} ranks: ${summary}"
-        width=${width * 2}
-        height=${height * 2}
-        style="width:${width}px;height:${height}px"
-        title="${shot.ranks.length} ranks, 32 a line"
-      ></canvas>
       <div>
-        <div class="legend">
-          ${[...counts].map(([state, count]) => {
-            const look = lookOf(state);
-            return html`<button aria-pressed=${this._state === state ? 'true' : 'false'} @click=${() => this._filter(state)}>
-              ${icon(look.icon, look.tone)}${look.word} <span class="dim">${format.count(count)}</span>
-            </button>`;
-          })}
-        </div>
+        <div class="tools">${__('%1 ranks, %2 a line', format.count(ranks.length), this._line)}</div>
+        <canvas
+          role="img"
+          tabindex="0"
+          aria-label="${__('%1 ranks', ranks.length)}: ${told.join(', ')}"
+          width=${wide * 2}
+          height=${high * 2}
+          style="width:${wide}px;height:${high}px"
+          @keydown=${(event: KeyboardEvent) => this._key(event)}
+          @click=${(event: MouseEvent) => this._press(event)}
+          @blur=${() => this._move(-1)}
+        ></canvas>
+        <div class="tools" role="status">${focused ? this._facts(focused) : nothing}</div>
+      </div>
+      <div>
+        <div class="tools">${__('State (press to filter)')}</div>
+        <div class="legend">${[...counts].map(([kind, count]) => this._entry(kind, count, front))}</div>
+        ${this._summary(shot)}
         <div class="tools">
-          <span>Slowest first</span>
+          <span>${__('Slowest first')}</span>
           <input
             class="inp"
             type="search"
-            placeholder="rank or node"
-            aria-label="rank, range of ranks, or node"
+            placeholder=${__('rank or node')}
+            aria-label=${__('rank, range of ranks, or node')}
             .value=${this._query}
             @input=${(event: InputEvent) => this._search((event.target as HTMLInputElement).value.trim())}
+            @keydown=${(event: KeyboardEvent) => event.key === 'Escape' && this._leave(event.target as HTMLElement)}
           />
         </div>
-        <div class="vt" tabindex="0" role="region" aria-label="ranks, slowest first" @scroll=${(event: Event) => this._scroll(event)}>
-          <div style="height:${found.length * ROW}px"></div>
-          ${found.slice(first, first + SEEN + 1).map((row, index) => listed(row, (first + index) * ROW, now))}
+        <div class="vt">
+          <div class="vr th2" aria-hidden="true">
+            <span class="r">${__('Rank')}</span><span>${__('Node')}</span><span>${__('State')}</span
+            ><span class="r">${__('Behind')}</span><span class="r">${__('Step/s')}</span><span>${__('Cell line')}</span>
+          </div>
+          <div class="vs" tabindex="0" role="region" aria-label=${__('ranks, slowest first')} @scroll=${(event: Event) => this._scroll(event)}>
+            <div role="list" style="height:${found.length * ROW}px">
+              ${found.slice(first, first + SEEN + 1).map((row, index) => this._listed(row, (first + index) * ROW, front, now))}
+            </div>
+          </div>
         </div>
-        <div class="tools">${found.length ? `${format.count(found.length)} of ${format.count(shot.ranks.length)}` : nothing}</div>
+        <div class="tools">
+          ${found.length
+            ? __('%1 to %2 of %3', format.count(first + 1), format.count(Math.min(found.length, first + SEEN)), format.count(found.length))
+            : __('No rank is so.')}
+        </div>
       </div>
     </div>`;
   }
 
-  /** Paint the squares: the further behind the front, the paler; other states by their colour. */
+  /** Paint the squares, once the template is in the page. */
   paint(host: HTMLElement): void {
-    const shot = this._shot;
-    const canvas = host.querySelector<HTMLCanvasElement>('.many canvas');
-    const context = shot && canvas ? canvas.getContext('2d') : null;
-    if (!shot || !canvas || !context) {
-      return;
-    }
-    const style = getComputedStyle(canvas);
-    const colour = (name: string) => style.getPropertyValue(name).trim();
-    const tones: { [tone: string]: string } = {
-      run: colour('--mm-run'), ok: colour('--mm-ok'), bad: colour('--mm-bad'), late: colour('--mm-late'), wait: colour('--mm-mark')
-    };
-    const front = Math.max(...shot.ranks.map(row => row.loops[row.loops.length - 1]?.step ?? 0));
-    context.setTransform(2, 0, 0, 2, 0, 0);
-    context.clearRect(0, 0, canvas.width, canvas.height);
-    for (const row of shot.ranks) {
-      const [x, y] = place(row.rank);
-      const step = row.loops[row.loops.length - 1]?.step;
-      const behind = row.state === 'running' && step !== undefined ? Math.min(3, front - step) : 0;
-      context.globalAlpha = 1 - behind * 0.22;
-      context.fillStyle = tones[lookOfRank(row).tone] ?? tones['wait'] ?? '#757575';
-      context.fillRect(x, y, SQUARE, SQUARE);
-      context.globalAlpha = 1;
-      context.fillStyle = colour('--jp-layout-color1');
-      for (let dot = 0; dot < behind; dot++) {
-        context.fillRect(x + 2 + dot * 3, y + SQUARE - 4, 2, 2);
-      }
-      if (URGENT.has(row.state)) {
-        context.fillRect(x + 2, y + SQUARE / 2 - 1, SQUARE - 4, 2);
-      }
+    const canvas = this._shot ? host.querySelector<HTMLCanvasElement>('.many canvas') : null;
+    if (this._shot && canvas) {
+      this._grid.paint(canvas, this._shot.ranks, this._line, this._focus, kind => !this._kind || kind === this._kind);
     }
   }
 
-  private _filter(state: string): void {
-    this._state = this._state === state ? '' : state;
+  private _word(kind: Kind, front: number): string {
+    const __ = this._say;
+    switch (kind) {
+      case 'b0':
+        return front ? __('Running, at the front (step %1)', format.count(front)) : __('Running');
+      case 'b1':
+        return __('Running, 1 step behind');
+      case 'b2':
+        return __('Running, 2 steps behind');
+      case 'b3':
+        return __('Running, 3 or more behind');
+      case 'late':
+        return __('Straggler');
+      case 'wait':
+        return __('Waiting in a collective');
+    }
+    return __(lookOf(kind).word);
+  }
+
+  private _entry(kind: Kind, count: number, front: number): TemplateResult {
+    const behind = /^b\d$/.test(kind);
+    const look = kind === 'late' ? { icon: 'late' as const, tone: 'late' } : kind === 'wait' ? { icon: 'wait' as const, tone: 'wait' } : lookOf(kind);
+    return html`<button
+      class=${count ? '' : 'zero'}
+      aria-pressed=${this._kind === kind ? 'true' : 'false'}
+      @click=${() => this._filter(kind)}
+    >
+      ${behind
+        ? html`<span class="swatch ${kind}" aria-hidden="true">${'·'.repeat(Number(kind[1]))}</span>`
+        : icon(look.icon, look.tone)}<span class="el ${kind === 'late' && count ? 'word late' : ''}">${this._word(kind, front)}</span
+      ><span>${format.count(count)}</span>
+    </button>`;
+  }
+
+  private _summary(shot: Snapshot): TemplateResult | typeof nothing {
+    const __ = this._say;
+    const inner = shot.ranks.flatMap(row => row.loops.slice(-1));
+    const [least, most] = range(inner.map(loop => loop.step));
+    const [, total] = range(inner.map(loop => loop.total ?? NaN));
+    const [slow] = range(inner.map(loop => loop.rate ?? NaN));
+    const columns = columnsOf(shot);
+    const metrics = shot.ranks.flatMap(row => row.metrics.filter(metric => metric.name === columns.metric));
+    const [low, high] = range(metrics.map(metric => metric.value));
+    const values = metrics.map(metric => metric.value).filter(value => value !== null && Number.isFinite(value));
+    const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+    if (!inner.length && !metrics.length) {
+      return nothing;
+    }
+    return html`<div class="sum">
+      ${inner.length
+        ? html`<span><span class="dim">${__('step')}</span> ${least === most ? format.count(most) : __('%1 to %2', format.count(least), format.count(most))}${Number.isFinite(total) ? html` <span class="dim">/ ${format.count(total)}</span>` : nothing}</span>
+            <span><span class="dim">${__('slowest step/s')}</span> ${format.rate(Number.isFinite(slow) ? slow : null)}</span>`
+        : nothing}
+      ${values.length
+        ? html`<span><span class="dim">${columns.metric}</span> ${format.value(mean)} <span class="dim">(${__('%1 to %2', format.value(low), format.value(high))})</span>
+            ${metrics[0] && metrics[0].values.length > 1 ? sparkOf(metrics[0], columns) : nothing}</span>`
+        : nothing}
+    </div>`;
+  }
+
+  private _listed(row: RankRow, top: number, front: number, now: number): TemplateResult {
+    const look = lookOfRank(row);
+    const at = steps(row);
+    const loop = row.loops[row.loops.length - 1];
+    const since = row.waits_since || row.since;
+    const age = row.seconds !== null ? format.duration(row.seconds) : since ? format.age(now - since, false) : '';
+    const mark = row.state === 'failed' || row.state === 'lost' ? 'err' : row.awaited ? 'hit' : '';
+    const behind = at === null || row.state !== 'running' ? '' : front === at ? '0' : `−${format.count(front - at)}`;
+    return html`<div class="vr ${mark}" role="listitem" style="top:${top}px" @click=${() => this._open(row.rank)}>
+      <b class="r">${row.rank}</b><span class="dim">n${row.node}</span>
+      <span class="g-st"
+        >${icon(look.icon, look.tone)}<span class="word el ${row.awaited ? 'late' : ''}">${this._say(look.word)}</span><span class="dim">${age}</span></span
+      >
+      <span class="r">${behind}</span>
+      <span class="r">${loop && row.state === 'running' ? format.rate(loop.rate) : ''}</span>
+      <span class="code el">${row.line ? `${row.line}${row.function ? ` in ${plain(row.function)}` : ''}` : row.last_line}</span>
+    </div>`;
+  }
+
+  private _facts(row: RankRow): string {
+    const at = steps(row);
+    const place = row.line ? this._say('cell line %1', row.line) : '';
+    const parts = [this._say('rank %1, node %2', row.rank, row.node), this._say(lookOfRank(row).word), at === null ? '' : this._say('step %1', format.count(at)), place];
+    return parts.filter(Boolean).join(' · ');
+  }
+
+  private _filter(kind: Kind): void {
+    this._kind = this._kind === kind ? '' : kind;
     this._draw();
   }
 
@@ -139,21 +231,47 @@ export class ManyRanks {
     this._draw();
   }
 
+  private _leave(search: HTMLElement): void {
+    search.blur();
+    this._search('');
+  }
+
   private _scroll(event: Event): void {
     this._top = (event.target as HTMLElement).scrollTop;
     this._draw();
   }
+
+  private _move(to: number): void {
+    this._focus = to;
+    this._draw();
+  }
+
+  private _press(event: MouseEvent): void {
+    const rank = rankAt(event.offsetX, event.offsetY, this._shot?.ranks.length ?? 0, this._line);
+    if (rank !== null) {
+      this._focus = rank;
+      this._open(rank);
+    }
+  }
+
+  private _key(event: KeyboardEvent): void {
+    const last = (this._shot?.ranks.length ?? 1) - 1;
+    const by = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: this._line, ArrowUp: -this._line, Home: -Infinity, End: Infinity }[event.key];
+    if (by !== undefined) {
+      this._move(this._focus < 0 ? 0 : Math.max(0, Math.min(last, this._focus + by)));
+    } else if (event.key === 'Enter' && this._focus >= 0) {
+      this._open(this._focus);
+    } else {
+      return;
+    }
+    event.preventDefault();
+    event.stopPropagation();
+  }
 }
 
-function listed(row: RankRow, top: number, now: number): TemplateResult {
-  const look = lookOfRank(row);
-  const loop = row.loops[row.loops.length - 1];
-  const age = row.seconds !== null ? format.duration(row.seconds) : row.since ? format.age(now - row.since, false) : '';
-  return html`<div class="vr" style="top:${top}px">
-    <b class="r">${row.rank}</b><span class="dim">n${row.node}</span>
-    <span class="g-st">${icon(look.icon, look.tone)}<span class="word">${look.word}</span><span class="dim el">${age}</span></span>
-    <span class="r">${loop ? `${format.count(loop.step)}${loop.total === null ? '' : ` / ${format.count(loop.total)}`}` : ''}</span>
-    <span class="r">${loop && row.state === 'running' ? format.rate(loop.rate) : ''}</span>
-    <span class="code el">${row.last_line}</span>
-  </div>`;
+function range(numbers: readonly number[]): [number, number] {
+  const known = numbers.filter(number => number !== null && Number.isFinite(number));
+  return known.length
+    ? known.reduce<[number, number]>(([low, high], each) => [Math.min(low, each), Math.max(high, each)], [Infinity, -Infinity])
+    : [NaN, NaN];
 }

@@ -11,7 +11,8 @@ import { icon } from './icons';
 import { lineOf, type Wish } from './panel-line';
 import { lookOfSession } from './states';
 import type { Known, Store } from './store';
-import { SessionView, type Translate } from './view';
+import type { Translate } from './translate';
+import { SessionView } from './view';
 
 export class SessionsPanel extends Widget {
   private _chosen: string | null = null;
@@ -105,7 +106,7 @@ export class SessionsPanel extends Widget {
           ? html`<p class="empty dim">${__('Connecting')}</p>`
           : sessions.length === 0
             ? html`<p class="empty">${__('No sessions. A cell that starts with %%modal_distributed makes one.')}</p>`
-            : html`<div role="listbox" aria-label=${__('sessions')} @keydown=${(event: KeyboardEvent) => this._key(event)}>
+            : html`<div role="grid" aria-label=${__('sessions')} @keydown=${(event: KeyboardEvent) => this._key(event)}>
                 ${repeat(
                   sessions,
                   ({ shot }) => shot.session,
@@ -115,6 +116,7 @@ export class SessionsPanel extends Widget {
   }
 
   private _session({ shot, at }: Known): TemplateResult {
+    const __ = (text: string) => this._trans.__(text);
     const look = lookOfSession(shot);
     const chosen = shot.session === this._chosen;
     const now = shot.now + (performance.now() - at) / 1000;
@@ -127,19 +129,21 @@ export class SessionsPanel extends Widget {
         : this._trans.__('lease %1', format.age(shot.lease, true));
     return html`<div
       class="ses ${chosen ? 'on' : ''} ${alone && running ? 'warnb' : ''}"
-      role="option"
+      role="row"
       aria-selected=${chosen ? 'true' : 'false'}
       tabindex=${chosen ? 0 : -1}
       data-session=${shot.session}
       @click=${() => this._choose(shot.session)}
     >
-      ${icon(look.icon, look.tone)}<span class="l1 el"><b>${shot.session}</b><span class="el">${look.word}</span></span>
-      <span>${began ? format.age(now - began, !running) : ''}</span>
-      <span class="l2">${shot.where}${shot.lease ? ` · ${lease}` : ''}</span>
+      ${icon(look.icon, look.tone)}<span class="l1 el" role="gridcell"><b>${shot.session}</b><span class="el">${__(look.word)}</span></span>
+      <span role="gridcell">${began ? format.age(now - began, !running) : ''}</span>
+      <span class="l2" role="gridcell">${shot.where}${shot.lease ? ` · ${lease}` : ''}</span>
       ${alone
-        ? html`<span class="l3"
+        ? html`<span class="l3" role="gridcell"
             ><button class="btn" @click=${() => this._insert(`%modal_attach ${shot.session}`)}>
-              ${icon('link')}${this._trans.__('Attach')}
+              ${icon('link')}${this._trans.__('Attach')}</button
+            ><button class="btn" @click=${() => this._askStop(shot.session)}>
+              ${icon('stop', 'bad')}${this._trans.__('Stop')}
             </button></span
           >`
         : nothing}
@@ -190,6 +194,11 @@ export class SessionsPanel extends Widget {
   private _choose(name: string): void {
     this._chosen = name;
     this._update();
+  }
+
+  private _askStop(name: string): void {
+    this._choose(name);
+    this._view.ask('stop');
   }
 
   private _key(event: KeyboardEvent): void {

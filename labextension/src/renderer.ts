@@ -7,7 +7,8 @@ import type { Api } from './api';
 import { MIME } from './protocol';
 import { chosen, isSnapshot } from './snapshots';
 import type { Known, Store } from './store';
-import { SessionView, type Translate } from './view';
+import type { Translate } from './translate';
+import { SessionView } from './view';
 
 export class CellRenderer extends Widget implements IRenderMime.IRenderer {
   private _saved: Known | null = null;

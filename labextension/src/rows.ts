@@ -6,6 +6,7 @@ import * as format from './format';
 import { icon } from './icons';
 import type { Metric, RankRow, Snapshot } from './protocol';
 import { lookOfRank, rests } from './states';
+import { plain, type Say } from './translate';
 
 /** What the rows of one view have in common. */
 export interface Columns {
@@ -41,18 +42,20 @@ export function columnsOf(shot: Snapshot, wanted: string | null = null): Columns
 }
 
 /** The titles above the rows. */
-export function titles(columns: Columns): TemplateResult {
+export function titles(columns: Columns, say: Say): TemplateResult {
   return html`<div class="th" role="row">
-    <span class="g-rk" role="columnheader">Rank</span><span class="g-st" role="columnheader">State</span>
+    <span class="g-x" role="columnheader"><span class="sr">${say('Log')}</span></span>
+    <span class="g-rk" role="columnheader">${say('Rank')}</span><span class="g-st" role="columnheader">${say('State')}</span>
     ${columns.steps
-      ? html`<span class="g-bar" role="columnheader">Step</span><span class="g-rate" role="columnheader">Step/s</span
-          ><span class="g-left" role="columnheader">Left</span>`
+      ? html`<span class="g-bar" role="columnheader">${say('Step')}</span
+          ><span class="g-rate" role="columnheader">${say('Step/s')}</span
+          ><span class="g-left" role="columnheader">${say('Left')}</span>`
       : nothing}
     ${columns.metric !== null ? html`<span class="g-loss el" role="columnheader">${columns.metric}</span>` : nothing}
     ${columns.cpu ? html`<span class="g-cpu" role="columnheader">CPU</span>` : nothing}
     ${columns.gpu ? html`<span class="g-gpu" role="columnheader">GPU</span>` : nothing}
-    ${columns.memory ? html`<span class="g-mem" role="columnheader">${columns.memory}</span>` : nothing}
-    <span class="g-last" role="columnheader">Last line</span>
+    ${columns.memory ? html`<span class="g-mem" role="columnheader">${say(columns.memory)}</span>` : nothing}
+    <span class="g-last" role="columnheader">${say('Last line')}</span>
   </div>`;
 }
 
@@ -63,7 +66,8 @@ export function rankRow(
   now: number,
   open: boolean,
   focused: boolean,
-  toggle: (rank: number) => void
+  toggle: (rank: number) => void,
+  say: Say
 ): TemplateResult {
   const look = lookOfRank(row);
   const mark = row.state === 'failed' || row.state === 'lost' ? 'err' : row.awaited ? 'hit' : open ? 'sel' : '';
@@ -78,9 +82,9 @@ export function rankRow(
     <span class="g-x" role="gridcell">${icon(open ? 'down' : 'right')}</span>
     <span class="g-rk" role="rowheader">${row.rank}</span>
     <span class="g-st" role="gridcell"
-      >${icon(look.icon, look.tone)}<span class="word ${row.awaited ? 'late' : ''}">${look.word}</span><span class="dim el">${since(row, now)}</span></span
+      >${icon(look.icon, look.tone)}<span class="word el ${row.awaited ? 'late' : ''}">${say(look.word)}</span><span class="dim el">${since(row, now, say)}</span></span
     >
-    ${columns.steps ? steps(row, look.bar) : nothing}
+    ${columns.steps ? steps(row, look.bar, say) : nothing}
     ${columns.metric !== null ? metricCell(row.metrics.find(each => each.name === columns.metric), columns) : nothing}
     ${columns.cpu ? html`<span class="g-cpu" role="gridcell">${meter('CPU', row.cpu, 100, format.percent)}</span>` : nothing}
     ${columns.gpu ? html`<span class="g-gpu" role="gridcell">${meter('GPU', row.gpu, 100, format.percent)}</span>` : nothing}
@@ -91,7 +95,7 @@ export function rankRow(
             : format.size(row.memory)}</span
         >`
       : nothing}
-    <span class="g-last code el" role="gridcell">${row.last_line}</span>
+    <span class="g-last code el" role="gridcell">${plain(row.last_line)}</span>
   </div>`;
 }
 
@@ -119,12 +123,12 @@ function meter(
 }
 
 /** What stands dim behind a state: its age, how long it took, or the line where it ended. */
-function since(row: RankRow, now: number): string {
+function since(row: RankRow, now: number, say: Say): string {
   if ((row.state === 'failed' || row.state === 'interrupted') && row.line) {
-    return `line ${row.line}`;
+    return say('line %1', row.line);
   }
   if (row.awaited && row.line) {
-    return `${row.waits_since ? `${format.age(now - row.waits_since, false)} · ` : ''}line ${row.line}`;
+    return `${row.waits_since ? `${format.age(now - row.waits_since, false)} · ` : ''}${say('line %1', row.line)}`;
   }
   if (row.waits_in) {
     return row.waits_since ? format.age(now - row.waits_since, false) : '';
@@ -135,7 +139,7 @@ function since(row: RankRow, now: number): string {
   return row.since ? format.age(now - row.since, rests(row)) : '';
 }
 
-function steps(row: RankRow, bar: string): TemplateResult {
+function steps(row: RankRow, bar: string, say: Say): TemplateResult {
   const loop = row.loops[row.loops.length - 1];
   if (!loop) {
     return html`<div class="g-bar" role="gridcell"></div><span class="g-step" role="gridcell"></span
@@ -146,7 +150,7 @@ function steps(row: RankRow, bar: string): TemplateResult {
       <div
         class="bar ${bar}"
         role="progressbar"
-        aria-label="rank ${row.rank}"
+        aria-label=${say('rank %1', row.rank)}
         aria-valuemin="0"
         aria-valuemax="100"
         aria-valuenow=${percent ?? nothing}
@@ -164,7 +168,7 @@ function steps(row: RankRow, bar: string): TemplateResult {
 
 function metricCell(metric: Metric | undefined, columns: Columns): TemplateResult {
   return html`<span class="g-loss" role="gridcell"
-    >${metric ? html`${spark(metric, columns)}<span>${format.value(metric.value)}</span>` : nothing}</span
+    >${metric ? html`${sparkOf(metric, columns)}<span>${format.value(metric.value)}</span>` : nothing}</span
   >`;
 }
 
@@ -181,7 +185,8 @@ export function path(values: readonly number[], low: number, high: number): [num
   ]);
 }
 
-function spark(metric: Metric, columns: Columns): TemplateResult | typeof nothing {
+/** The course of a metric, small. */
+export function sparkOf(metric: Metric, columns: Columns): TemplateResult | typeof nothing {
   const points = path(metric.values, columns.low, columns.high);
   const last = points[points.length - 1];
   if (!last) {

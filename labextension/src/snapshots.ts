@@ -13,6 +13,7 @@ export function isSnapshot(data: unknown): data is Snapshot {
     typeof shot.run === 'string' &&
     typeof shot.now === 'number' &&
     Array.isArray(shot.ranks) &&
+    Array.isArray(shot.stages) &&
     shot.ranks.every(
       row => typeof row?.rank === 'number' && typeof row.state === 'string' && Array.isArray(row.loops) && Array.isArray(row.metrics)
     )

@@ -62,6 +62,5 @@ export function lookOfSession(shot: Snapshot): Look {
 
 /** The look of a run, for the cell that it belongs to. */
 export function lookOfRun(shot: Snapshot): Look {
-  const look = lookOf(shot.run_state || shot.state);
-  return shot.failure && shot.failure.rank >= 0 ? { ...look, word: `${look.word} on rank ${shot.failure.rank}` } : look;
+  return lookOf(shot.run_state || shot.state);
 }

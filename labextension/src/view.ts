@@ -1,25 +1,27 @@
-// The view of one session: header, failure, ranks, logs, stacks. The cell and the panel hold the same one.
+// The view of one session: header, notices, ranks, stacks, start-up. The cell and the panel hold the same one.
 
 import { html, nothing, render, type TemplateResult } from 'lit-html';
 import { repeat } from 'lit-html/directives/repeat.js';
 
-import type { Api, LogLine, Stacks } from './api';
+import type { Action, Api, Stacks } from './api';
 import * as format from './format';
-import { icon } from './icons';
+import { header, type Question } from './header';
+import { LogPane } from './log';
 import { ManyRanks } from './many';
+import { Metrics } from './metrics';
+import { failureNotice, stallNotice } from './notices';
 import type { Snapshot } from './protocol';
-import { columnsOf, rankRow, titles } from './rows';
-import { lookOfRun, lookOfSession } from './states';
+import { columnsOf, rankRow, titles, type Columns } from './rows';
+import { startUp } from './startup';
+import { lookOfRun } from './states';
 import type { Known, Link } from './store';
+import type { Say, Translate } from './translate';
+import { stackTree } from './tree';
 
 /** From more ranks than this on a grid comes first, and a list in place of the rows. */
 export const MANY = 32;
 const LOG_MS = 500;
-const SHOWN_LINES = 500;
-
-export interface Translate {
-  __(text: string, ...values: unknown[]): string;
-}
+const SAY_MS = 5000;
 
 /** What the view is drawn from. `fixed` is a snapshot that no server stands behind: buttons are off. */
 export interface Content {
@@ -29,47 +31,48 @@ export interface Content {
   fixed: boolean;
 }
 
-interface OpenLog {
-  rank: number | null;
-  lines: LogLine[];
-  after: number;
-  total: number;
-  follow: boolean;
-  query: string;
-}
-
-/** Draws itself into `host`, at most when it is told to; `panel` leaves the name to the panel. */
+/** Draws itself into `host`, at most when it is told to; `panel` leaves the state to the panel's list. */
 export class SessionView {
   private _content: Content = { known: null, link: 'connecting', heard: 0, fixed: false };
-  private _open: OpenLog | null = null;
   private _focused = 0;
-  private _asking = false;
+  private _asking: Question | null = null;
   private _stacks: Stacks | null = null;
   private _said = '';
+  private _announced = '';
+  private _announcedAt = -Infinity;
+  private _startUp = false;
   private _run = '';
-  private _many = new ManyRanks(() => this._draw());
+  private readonly _say: Say;
+  private readonly _log: LogPane;
+  private readonly _many: ManyRanks;
+  private readonly _metrics: Metrics;
   private _timers: number[] = [];
 
   constructor(
     readonly host: HTMLElement,
     private readonly _api: Api | null,
-    private readonly _trans: Translate,
+    trans: Translate,
     private readonly _panel = false
   ) {
+    this._say = (text, ...values) => trans.__(text, ...values);
+    const draw = () => this._draw();
+    this._log = new LogPane(_api, this._say, draw);
+    this._many = new ManyRanks(this._say, draw, rank => this._show(rank));
+    this._metrics = new Metrics(_api, this._say, draw);
+    if (_panel) {
+      this._log.show(null);
+    }
     host.addEventListener('keydown', event => this._key(event));
     this._timers.push(window.setInterval(() => this._draw(), 1000));
-    this._timers.push(window.setInterval(() => void this._fetch(), LOG_MS));
+    this._timers.push(window.setInterval(() => this._fetch(), LOG_MS));
   }
 
   update(content: Content): void {
-    const run = content.known?.shot.run ?? '';
+    const run = `${content.known?.shot.session ?? ''} ${content.known?.shot.run ?? ''}`;
     if (run !== this._run) {
       this._run = run;
-      this._stacks = null;
-      this._asking = false;
-      if (this._open) {
-        this._open = { ...this._open, lines: [], after: 0, total: 0 };
-      }
+      this._stacks = this._asking = null;
+      this._log.clear();
     }
     this._content = content;
     this._draw();
@@ -89,16 +92,13 @@ export class SessionView {
     if (this._visible || !this.host.hasChildNodes()) {
       render(this._template(), this.host);
       this._many.paint(this.host);
-      const lines = this.host.querySelector<HTMLElement>('.lines');
-      if (lines && this._open?.follow) {
-        lines.scrollTop = lines.scrollHeight;
-      }
+      this._log.settle(this.host);
     }
   }
 
   private _template(): TemplateResult {
     const { known, link, heard, fixed } = this._content;
-    const __ = (text: string, ...values: unknown[]) => this._trans.__(text, ...values);
+    const __ = this._say;
     if (!known) {
       return html`<div class="hd"><span class="dim">${__('Connecting')}</span></div>`;
     }
@@ -106,57 +106,34 @@ export class SessionView {
     const running = shot.run_state === 'running';
     const now = running && !fixed ? shot.now + (performance.now() - known.at) / 1000 : shot.now;
     const lost = link === 'reconnecting' && !fixed;
-    return html`${this._header(shot, now)}
+    const note = (text: string) => html`<div class="note" role="status">${text}</div>`;
+    const width = this.host.clientWidth;
+    const many = shot.ranks.length > MANY;
+    const row = this._log.rank === null ? undefined : shot.ranks[this._log.rank];
+    return html`${header(
+        shot,
+        now,
+        { panel: this._panel, off: fixed || !this._api, asking: this._asking, stacks: this._stacks !== null },
+        { act: action => void this._act(shot, action), ask: question => this._ask(question), stacks: () => void this._takeStacks(shot) },
+        __
+      )}
       ${this._total(shot)}
-      ${lost
-        ? html`<div class="note" role="status">
-            ${__('Reconnecting, last news %1 ago', format.duration((performance.now() - heard) / 1000))}
-          </div>`
-        : nothing}
-      ${this._said ? html`<div class="note" role="status">${this._said}</div>` : nothing} ${this._failure(shot)} ${this._stall(shot)}
+      ${lost ? note(__('Reconnecting, last news %1 ago', format.duration((performance.now() - heard) / 1000))) : nothing}
+      ${this._said ? note(this._said) : nothing}
+      ${failureNotice(shot.failure, __, this._api && !fixed ? rank => this._show(rank) : null)} ${stallNotice(shot, __)}
       <div class=${lost ? 'stale' : ''}>
-        ${shot.ranks.length > MANY ? this._many.template(shot, now) : this._rows(shot, now)}
-        ${shot.ranks.length > MANY && this._open ? this._log(this._open) : nothing}
+        ${many ? this._many.template(shot, now, width) : this._rows(shot, now)}
+        ${many && this._log.open && !this._panel ? this._log.template(row, () => this._all()) : nothing}
       </div>
-      ${this._stacks ? this._tree(this._stacks) : nothing}
+      ${this._stacks ? stackTree(this._stacks, __) : nothing}
+      ${startUp(shot, now, this._startUp, () => this._toggleStartUp(), __)}
+      ${this._panel
+        ? html`${this._metrics.template(shot, this._log.rank, width)} ${this._log.section(shot, rank => this._show(rank))}`
+        : nothing}
       ${fixed && (running || shot.run_state === 'queued')
-        ? html`<div class="note">
-            ${__('This is what the notebook saw last. The Jupyter server knows no such run.')}
-          </div>`
-        : nothing}`;
-  }
-
-  private _header(shot: Snapshot, now: number): TemplateResult {
-    const __ = (text: string, ...values: unknown[]) => this._trans.__(text, ...values);
-    const look = this._panel ? lookOfSession(shot) : lookOfRun(shot);
-    const running = shot.run_state === 'running';
-    const going = shot.ranks.filter(row => row.state === 'running').length;
-    const fact = (name: string, told: string) => html`<span class="fact"><span class="dim">${name}</span> ${told}</span>`;
-    const off = this._content.fixed || !this._api;
-    return html`<header class="hd">
-      <span class="st">${icon(look.icon, look.tone)}<span class="name">${shot.session}</span><span>${look.word}</span></span>
-      <span class="facts">
-        ${running ? html`<span class="fact">${__('%1 of %2 ranks running', format.count(going), format.count(shot.ranks.length))}</span>` : nothing}
-        ${running ? fact(__('elapsed'), format.age(now - shot.began, false)) : nothing}
-        ${!running && shot.seconds !== null ? fact(__('ran'), format.duration(shot.seconds)) : nothing}
-        ${running ? fact(__('left'), format.duration(shot.left)) : nothing}
-      </span>
-      ${this._asking
-        ? html`<span class="acts" role="alertdialog" aria-label=${__('Stop the session?')}
-            ><span>${__('Stop? Variables on %1 ranks are lost.', format.count(shot.ranks.length))}</span>
-            <button class="btn" @click=${() => this._stop(shot)}>${icon('stop', 'bad')}${__('Stop')}</button>
-            <button class="btn" @click=${() => this._ask(false)}>${__('Keep')}</button></span
-          >`
-        : html`<span class="acts"
-            ><button class="btn" ?disabled=${off || !running} @click=${() => this._act(shot, 'interrupt')}>
-              ${icon('intr')}${__('Interrupt')}</button
-            ><button class="btn" ?disabled=${off} aria-pressed=${this._stacks ? 'true' : 'false'} @click=${() => this._takeStacks(shot)}>
-              ${icon('stack')}${__('Stacks')}</button
-            ><button class="btn" ?disabled=${off} @click=${() => this._ask(true)}>
-              ${icon('stop', 'bad')}${__('Stop')}
-            </button></span
-          >`}
-    </header>`;
+        ? note(__('This is what the notebook saw last. The Jupyter server knows no such run.'))
+        : nothing}
+      <div class="sr" role="status">${this._announce(shot)}</div>`;
   }
 
   private _total(shot: Snapshot): TemplateResult {
@@ -165,7 +142,7 @@ export class SessionView {
     return html`<div
       class="total ${shot.run_state === 'failed' ? 'bad-t' : ''}"
       role="progressbar"
-      aria-label=${this._trans.__('slowest rank')}
+      aria-label=${this._say('slowest rank')}
       aria-valuemin="0"
       aria-valuemax="100"
       aria-valuenow=${percent}
@@ -174,140 +151,62 @@ export class SessionView {
     </div>`;
   }
 
-  private _failure(shot: Snapshot): TemplateResult | typeof nothing {
-    if (!shot.failure) {
-      return nothing;
+  /** What a screen reader is told: how the run stands, as one sentence, at most once in five seconds. */
+  private _announce(shot: Snapshot): string {
+    const states = new Map<string, number>();
+    shot.ranks.forEach(row => states.set(row.state, (states.get(row.state) ?? 0) + 1));
+    const ranks = [...states].map(([state, count]) => `${count} ${state}`).join(', ');
+    const told = `${shot.session}: ${this._say(lookOfRun(shot).word)}. ${this._say('Ranks: %1', ranks)}.`;
+    if (told !== this._announced && performance.now() - this._announcedAt > SAY_MS) {
+      [this._announced, this._announcedAt] = [told, performance.now()];
     }
-    const { title, text, others, advice, rank } = shot.failure;
-    const __ = (text: string, ...values: unknown[]) => this._trans.__(text, ...values);
-    return html`<section class="alert" role="alert">
-      <h3>${icon('fail')}<span>${plain(title)}</span></h3>
-      ${text ? html`<div class="tb" tabindex="0" role="region" aria-label=${__('traceback')}>${plain(text)}</div>` : nothing}
-      ${others ? html`<p>${plain(others)}</p>` : nothing}
-      ${advice ? html`<p><b>${__('Next:')}</b> ${advice}</p>` : nothing}
-      ${rank >= 0 && this._api && !this._content.fixed
-        ? html`<p><button class="btn" @click=${() => this._toggle(rank, true)}>${icon('list')}${__('Log of rank %1', rank)}</button></p>`
-        : nothing}
-    </section>`;
-  }
-
-  private _stall(shot: Snapshot): TemplateResult | typeof nothing {
-    if (!shot.stall) {
-      return nothing;
-    }
-    const kept = this._trans.__('Interrupt keeps the variables on all ranks.');
-    return html`<section class="alert warn" role="status">
-      <h3>${icon('late')}<span>${shot.stall.slice(0, 1).toUpperCase()}${shot.stall.slice(1)}.</span></h3>
-      <p>${kept}</p>
-    </section>`;
+    return this._announced;
   }
 
   private _rows(shot: Snapshot, now: number): TemplateResult {
     const columns = columnsOf(shot);
-    const width = shot.ranks.length >= 1000 ? 48 : shot.ranks.length > 10 ? 18 : 12;
+    const width = shot.ranks.length > 10 ? 18 : 12;
     this._focused = Math.min(this._focused, shot.ranks.length - 1);
+    const open = this._log.open ? this._log.rank : null;
     return html`<div
-      class="rows ${[columns.steps ? '' : 'plain', columns.metric === null ? '' : 'loss', columns.cpu ? 'cpu' : '', columns.gpu ? 'gpu' : '', columns.memory ? 'mem' : ''].join(' ')}"
+      class=${classes(columns)}
       style="--mm-rank-width:${width}px"
       role="treegrid"
-      aria-label=${this._trans.__('ranks')}
+      aria-label=${this._say('ranks')}
     >
-      ${titles(columns)}
+      ${titles(columns, this._say)}
       ${repeat(
         shot.ranks,
         row => row.rank,
         row =>
-          html`${rankRow(row, columns, now, this._open?.rank === row.rank, row.rank === this._focused, rank => this._toggle(rank))}
-          ${this._open?.rank === row.rank ? this._log(this._open) : nothing}`
+          html`${rankRow(row, columns, now, open === row.rank, row.rank === this._focused, rank => this._toggle(rank), this._say)}
+          ${open === row.rank && !this._panel
+            ? html`<div role="row"><div role="gridcell">${this._log.template(row, () => this._all())}</div></div>`
+            : nothing}`
       )}
+      ${this._log.open && open === null && !this._panel
+        ? html`<div role="row"><div role="gridcell">${this._log.template(undefined, () => this._show(this._focused))}</div></div>`
+        : nothing}
     </div>`;
-  }
-
-  private _log(log: OpenLog): TemplateResult {
-    const __ = (text: string, ...values: unknown[]) => this._trans.__(text, ...values);
-    const row = this._content.known?.shot.ranks[log.rank ?? -1];
-    const found = log.query ? log.lines.filter(line => line[4].toLowerCase().includes(log.query.toLowerCase())) : log.lines;
-    const facts = row
-      ? [
-          __('node %1', row.node),
-          row.pid ? `pid ${row.pid}` : '',
-          row.line ? `${__('cell line %1', row.line)}${row.function ? ` ${__('in %1', plain(row.function))}` : ''}` : '',
-          row.cpu === null ? '' : `CPU ${format.percent(row.cpu)}`,
-          row.memory === null ? '' : __('memory %1', format.size(row.memory)),
-          row.gpu === null ? '' : `GPU ${format.percent(row.gpu)}`
-        ]
-      : [];
-    return html`<section class="log ${this._panel ? 'tall' : ''}" aria-label=${log.rank === null ? __('log of all ranks') : __('log of rank %1', log.rank)}>
-      <header>
-        <span>${facts.filter(Boolean).join(' · ') || __('All ranks')}</span>
-        <span class="push">${__('%1 lines', format.count(log.total))}</span>
-        <input
-          class="inp"
-          type="search"
-          placeholder=${__('Search')}
-          aria-label=${__('Search the log')}
-          .value=${log.query}
-          @input=${(event: InputEvent) => this._change({ query: (event.target as HTMLInputElement).value })}
-        />
-        <button class="btn flat" aria-pressed=${log.follow ? 'true' : 'false'} @click=${() => this._change({ follow: !log.follow })}>
-          ${icon(log.follow ? 'check' : 'tail')}${__('Follow')}
-        </button>
-        <button class="btn flat" aria-pressed=${log.rank === null ? 'true' : 'false'} @click=${() => this._all()}>${icon('list')}${__('All ranks')}</button>
-      </header>
-      <div
-        class="lines"
-        role="log"
-        aria-live="off"
-        tabindex="0"
-        @wheel=${(event: WheelEvent) => event.deltaY < 0 && log.follow && this._change({ follow: false })}
-      >
-        ${found.length
-          ? found.slice(-SHOWN_LINES).map(line => this._line(line, log))
-          : html`<span class="dim">${__('No line yet.')}</span>`}
-      </div>
-    </section>`;
-  }
-
-  private _line([, at, rank, stream, text]: LogLine, log: OpenLog): TemplateResult {
-    const minutes = Math.floor(at / 60);
-    const time = `${minutes}:${(at - minutes * 60).toFixed(3).padStart(6, '0')}`;
-    const who = log.rank === null ? html`<b style="color:var(--mm-r${rank % 4})">${rank}</b> ` : nothing;
-    return html`<span class="ll ${stream === 'stderr' ? 'stderr' : ''}"><span class="t">${time}  </span>${who}${marked(plain(text), log.query)}</span>`;
-  }
-
-  private _tree(stacks: Stacks): TemplateResult {
-    const groups = new Map<string, { ranks: string[]; lines: string[] }>();
-    for (const [rank, stack] of Object.entries(stacks)) {
-      const lines = [...stack.frames].reverse().map(frame => `${frame.where === 'cell' ? this._trans.__('cell line %1', frame.line) : `${frame.where.split('/').slice(-2).join('/')}:${frame.line}`}  ${frame.function}`);
-      const key = lines.join('\n');
-      const group = groups.get(key) ?? { ranks: [], lines };
-      group.ranks.push(rank);
-      groups.set(key, group);
-    }
-    return html`<section class="tree" aria-label=${this._trans.__('stacks')}>
-      <h4>${this._trans.__('Stacks of %1 ranks, merged', Object.keys(stacks).length)}</h4>
-      ${[...groups.values()].map(group =>
-        group.lines.length
-          ? group.lines.map((line, index) => html`<div class="fr"><span class="el">${index ? '' : group.ranks.join(', ')}</span><span class="code">${'  '.repeat(index)}${line}</span></div>`)
-          : html`<div class="fr"><span class="el">${group.ranks.join(', ')}</span><span class="dim">${this._trans.__('between cells')}</span></div>`
-      )}
-    </section>`;
   }
 
   // what is pressed
 
-  private _ask(asking: boolean): void {
-    this._asking = asking;
+  /** Ask about something that loses variables, as its button does. */
+  ask(question: Question): void {
+    this._ask(question);
+  }
+
+  private _ask(question: Question | null): void {
+    this._asking = question;
     this._draw();
+    this.host.querySelector<HTMLElement>('[role=alertdialog] button')?.focus();
   }
 
-  private _stop(shot: Snapshot): void {
-    this._asking = false;
-    void this._act(shot, 'stop');
-  }
-
-  private async _act(shot: Snapshot, action: 'interrupt' | 'stop'): Promise<void> {
-    this._said = action === 'stop' ? this._trans.__('Stopping') : this._trans.__('Interrupting');
+  private async _act(shot: Snapshot, action: Action): Promise<void> {
+    const __ = this._say;
+    this._asking = null;
+    this._said = { stop: __('Stopping'), restart: __('Restarting'), interrupt: __('Interrupting') }[action];
     this._draw();
     try {
       await this._api?.act(shot.session, action);
@@ -331,55 +230,54 @@ export class SessionView {
     this._draw();
   }
 
-  private _toggle(rank: number, open = this._open?.rank !== rank): void {
-    this._focused = rank;
-    this._open = open ? { rank, lines: [], after: 0, total: 0, follow: true, query: '' } : null;
+  private _toggleStartUp(): void {
+    this._startUp = !this._startUp;
     this._draw();
-    void this._fetch();
+  }
+
+  private _toggle(rank: number): void {
+    this._focused = rank;
+    if (this._log.open && this._log.rank === rank) {
+      if (this._panel) {
+        this._log.show(null);
+      } else {
+        this._log.close();
+      }
+      this._draw();
+      this._fetch();
+    } else {
+      this._show(rank);
+    }
+  }
+
+  private _show(rank: number | null): void {
+    this._focused = rank ?? this._focused;
+    this._log.show(rank);
+    this._draw();
+    this._fetch();
   }
 
   private _all(): void {
-    if (this._open) {
-      this._open = { ...this._open, rank: this._open.rank === null ? this._focused : null, lines: [], after: 0 };
-      void this._fetch();
-    }
+    this._show(null);
   }
 
-  private _change(change: Partial<OpenLog>): void {
-    if (this._open) {
-      this._open = { ...this._open, ...change };
-      this._draw();
-    }
-  }
-
-  private async _fetch(): Promise<void> {
-    const log = this._open;
+  private _fetch(): void {
     const shot = this._content.known?.shot;
-    if (!log || !shot || !this._api || this._content.fixed || !this._visible) {
-      return;
-    }
-    try {
-      const answer = await this._api.log(shot.session, log.rank, log.after);
-      if (this._open && this._open.rank === log.rank && this._open.after === log.after) {
-        const last = answer.lines[answer.lines.length - 1];
-        const lines = [...log.lines, ...answer.lines].slice(-5000);
-        this._open = { ...this._open, lines, after: last ? last[0] : log.after, total: answer.total };
-        if (answer.lines.length) {
-          this._draw();
-        }
-      }
-    } catch {
-      // the stream says that the server is away
+    if (shot && !this._content.fixed && this._visible) {
+      void this._log.fetch(shot.session);
     }
   }
 
   private _key(event: KeyboardEvent): void {
     const row = (event.target as HTMLElement).closest<HTMLElement>('.row');
+    if (event.key === 'Escape' && this._asking) {
+      this._ask(null);
+    }
     if (!row || event.target !== row) {
       return;
     }
     const rank = Number(row.dataset['rank']);
-    const open = this._open?.rank === rank;
+    const open = this._log.open && this._log.rank === rank;
     const last = (this._content.known?.shot.ranks.length ?? 1) - 1;
     const to = { ArrowDown: Math.min(last, rank + 1), ArrowUp: Math.max(0, rank - 1), Home: 0, End: last }[event.key];
     if (to !== undefined) {
@@ -396,25 +294,9 @@ export class SessionView {
   }
 }
 
-// Colours and other control sequences of a terminal; what is left of them would only be noise.
-const CONTROL = /\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|.?)|[\x00-\x08\x0b-\x1f\x7f-\x9f]/g;
-
-/** A line without control characters. */
-export function plain(text: string): string {
-  return text.replace(CONTROL, '');
-}
-
-/** A text with what was searched for marked. */
-function marked(text: string, query: string): (string | TemplateResult)[] {
-  if (!query) {
-    return [text];
-  }
-  const parts: (string | TemplateResult)[] = [];
-  const lower = text.toLowerCase();
-  let start = 0;
-  for (let at = lower.indexOf(query.toLowerCase()); at >= 0; at = lower.indexOf(query.toLowerCase(), start)) {
-    parts.push(text.slice(start, at), html`<mark>${text.slice(at, at + query.length)}</mark>`);
-    start = at + query.length;
-  }
-  return [...parts, text.slice(start)];
+/** The columns that are there, for the style sheet: what nothing fills has no width. */
+function classes(columns: Columns): string {
+  const { steps, metric, cpu, gpu, memory } = columns;
+  const there = { rows: true, plain: !steps, loss: metric !== null, cpu, gpu, mem: memory !== '' };
+  return Object.entries(there).filter(([, given]) => given).map(([name]) => name).join(' ');
 }

@@ -1,16 +1,16 @@
 import { afterEach, describe, expect, it } from 'vitest';
 
-import { matches, place, slowestFirst } from '../src/many';
+import { place } from '../src/grid';
+import { matches, slowestFirst } from '../src/many';
 import { lineOf } from '../src/panel-line';
 import { chosen, isSnapshot } from '../src/snapshots';
 import { path } from '../src/rows';
-import { SessionView, plain, type Content } from '../src/view';
+import { english as trans, plain } from '../src/translate';
+import { SessionView, type Content } from '../src/view';
 import { row, shot } from './store.test';
 
 // What has no size is not painted, and jsdom gives nothing a size.
 HTMLElement.prototype.getClientRects = () => [{}] as unknown as DOMRectList;
-
-const trans = { __: (text: string, ...values: unknown[]) => text.replace(/%(\d)/g, (_, n) => String(values[n - 1])) };
 
 const views: SessionView[] = [];
 afterEach(() => views.splice(0).forEach(view => view.dispose()));
@@ -52,7 +52,7 @@ describe('a view', () => {
   it('marks the rank that the others wait for', () => {
     const host = drawn({ shot: { stall: 'rank 0 waits', ranks: [row(0, { waits_in: 'all_reduce #77' }), row(1, { awaited: true, line: 18 })] } });
     expect([...host.querySelectorAll('.row .g-st')].map(each => each.textContent?.trim())).toEqual(['all_reduce #77', 'Stragglerline 18']);
-    expect(host.querySelector('[role=status] h3')?.textContent).toContain('Rank 0 waits');
+    expect(host.querySelector('[role=status] .what')?.textContent).toContain('Rank 0 waits');
   });
 
   it('shows what ranks use, and of memory that of the GPU where there is one', () => {
@@ -66,7 +66,7 @@ describe('a view', () => {
 
   it('draws a thousand ranks with a few elements', () => {
     const host = drawn({ shot: { ranks: Array.from({ length: 1024 }, (_, rank) => row(rank)) } });
-    expect(host.querySelector('canvas')?.getAttribute('aria-label')).toBe('1024 ranks: 1024 running');
+    expect(host.querySelector('canvas')?.getAttribute('aria-label')).toBe('1024 ranks: 1024 Running');
     expect(host.querySelectorAll('.vr').length).toBeLessThan(20);
   });
 
@@ -96,12 +96,13 @@ describe('what a notebook holds', () => {
 });
 
 describe('many ranks', () => {
+  const at = (step: number) => ({ loops: [{ label: '', step, total: 100, rate: 1 }] });
   it('lie 32 to a line with wider gaps after eight', () => {
-    expect([place(0), place(7), place(8), place(32), place(256)]).toEqual([[0, 0], [91, 0], [108, 0], [0, 13], [0, 108]]);
+    expect([place(0), place(7), place(8), place(32), place(256)]).toEqual([[40, 18], [131, 18], [148, 18], [40, 31], [40, 126]]);
   });
   it('are listed by who needs a person, then by who is behind', () => {
-    const ranks = [row(0, { fraction: 0.9 }), row(1, { fraction: 0.1 }), row(2, { state: 'failed', fraction: 0.5 })];
-    expect(slowestFirst(ranks).map(each => each.rank)).toEqual([2, 1, 0]);
+    const ranks = [row(0, at(90)), row(1, at(10)), row(2, { state: 'failed', ...at(50) }), row(3, { awaited: true, ...at(20) })];
+    expect(slowestFirst(ranks).map(each => each.rank)).toEqual([2, 3, 1, 0]);
   });
   it('are found by rank, range and node', () => {
     expect([matches(row(5), '5'), matches(row(5), '4-6'), matches(row(5), 'n5'), matches(row(5), '6')]).toEqual([true, true, true, false]);

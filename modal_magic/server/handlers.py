@@ -106,6 +106,17 @@ class LogHandler(Handler):
         self.reply({"lines": lines, "total": total})
 
 
+class BandHandler(Handler):
+    """GET: the course of `metric` over its steps: of all ranks the lowest, the mean and the highest."""
+
+    @web.authenticated
+    @authorized
+    async def get(self, name: str) -> None:
+        """Empty lists where no rank has reported it."""
+        watched = await self.session(name)
+        self.reply(await asyncio.to_thread(watched.band, self.get_query_argument("metric")))
+
+
 def _shown(stack: RankStack) -> dict[str, object]:
     """Where a rank is, as the views read it."""
     where = stack.where or Whereabouts()
@@ -166,6 +177,7 @@ def routes() -> list[tuple[str, type[RequestHandler]]]:
         (f"{root}/sessions", SessionsHandler),
         (f"{root}/events", EventsHandler),
         (f"{root}/sessions/{NAME}/log", LogHandler),
+        (f"{root}/sessions/{NAME}/band", BandHandler),
         (f"{root}/sessions/{NAME}/stacks", StacksHandler),
         (f"{root}/sessions/{NAME}/(?P<action>interrupt|restart|stop)", ActionHandler),
     ]

@@ -15,6 +15,7 @@ from modal_magic.lines import LineAssembler
 from modal_magic.link_thread import LinkThread
 from modal_magic.prices import Rates, cost_of, rates_on
 from modal_magic.registry import Connection
+from modal_magic.view.band import Band, band
 from modal_magic.view.model import RunView
 from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot, where_it_runs
 
@@ -106,6 +107,13 @@ class Watched:
         with self._lock:
             found = [line for line in self._lines if line[0] > after and (rank is None or line[2] == rank)]
             return found, self._count
+
+    def band(self, metric: str) -> Band:
+        """The course of a metric on all ranks of the newest run."""
+        with self._lock:
+            ranks = list(self._run.ranks.values()) if self._run is not None else []
+            courses = [rank.gauges.curves[metric].points() for rank in ranks if metric in rank.gauges.curves]
+        return band(courses)
 
     def ask_status(self) -> None:
         """Have the gateway say how the session is."""

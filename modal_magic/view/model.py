@@ -105,6 +105,7 @@ class RunView:
     failing: list[int] = field(default_factory=list)
     emptied: set[int] = field(default_factory=set)
     stall: p.Stalled | None = None
+    awaited_since: float = 0.0
 
     @property
     def ended(self) -> bool:
@@ -147,6 +148,8 @@ class RunView:
                 self.shown.append(event)
             case p.Stalled():
                 self.stall = event
+                seconds = [stack.where.since for stack in event.waiting if stack.where is not None]
+                self.awaited_since = round(at - max(seconds, default=0.0), 1)
             case p.Usage():
                 self.rank(event.rank).gauges.take(event)
                 self.rank(event.rank).sampled = at

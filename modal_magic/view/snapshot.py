@@ -54,8 +54,8 @@ class RankRow(msgspec.Struct, frozen=True):
 
     `fraction` is how far it is with its outermost loop, nested ones counted in, and `left` the seconds that this
     leaves; both are None where nothing tells. `waits_in` names the collective in which the rank waits for others since
-    `waits_since`, and `awaited` says that others wait for it. `function` is what it was last seen in, `cpu` percent of
-    one core, `gpu` percent of its GPU; memory is in bytes. None is what is not known.
+    `waits_since`, and `awaited` says that others wait for it, since then. `function` is what it was last seen in, `cpu`
+    percent of one core, `gpu` percent of its GPU; memory is in bytes. None is what is not known.
     """
 
     rank: int
@@ -208,6 +208,11 @@ def _row(facts: SessionFacts, run: RunView | None, number: int, now: float) -> R
     usage = view.gauges.usage or p.Usage(number, "")
     where = usage.where if running and usage.where is not None else p.Whereabouts()
     waits_in, waits_since = _waits_in(run, view, where) if running else ("", 0.0)
+    awaited = running and any(stack.rank == number for stack in _missing(run))
+    if awaited and run is not None:
+        waits_since = run.awaited_since
+    ended_at = view.error.line if view.error is not None else _line_in(view.where)
+    line = ended_at or _line_now(run, number) or where.line
     return RankRow(
         rank=number,
         node=node,
@@ -215,9 +220,7 @@ def _row(facts: SessionFacts, run: RunView | None, number: int, now: float) -> R
         state=view.state,
         since=view.since,
         seconds=view.seconds,
-        line=view.error.line
-        if view.error is not None
-        else _line_in(view.where) or _line_now(run, number) or where.line,
+        line=line,
         loops=loops,
         fraction=fraction,
         left=left,
@@ -225,8 +228,8 @@ def _row(facts: SessionFacts, run: RunView | None, number: int, now: float) -> R
         last_line=view.last_line or (view.error.name if view.error is not None else ""),
         waits_in=waits_in,
         waits_since=waits_since,
-        awaited=running and any(stack.rank == number for stack in _missing(run)),
-        function=where.function,
+        awaited=awaited,
+        function=where.function if line == where.line else "",
         cpu=usage.cpu if running else None,
         memory=usage.memory,
         gpu=usage.gpu if running else None,

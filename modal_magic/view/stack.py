@@ -11,6 +11,7 @@ from modal_magic.view.status import seconds_in_words
 
 __all__ = ["stack_lines", "stall_sentence"]
 
+CROWD_CHARACTERS = 40
 PLURALS = (("is ", "are "), ("has ", "have "), ("does ", "do "))
 
 
@@ -37,7 +38,7 @@ def stall_sentence(stall: Stalled) -> str:
     for (place,), group in _merged(stall.waiting, lambda stack: (_in_collective(stack.where),)):
         seconds = min(stack.where.since for stack in group if stack.where is not None)
         have = "" if waits else f" {_have(group)} waited {int(seconds)} s"
-        waits.append(f"{_names(group)}{have} {place}")
+        waits.append(f"{_crowd(group)}{have} {place}")
     told = ", ".join(waits)
     if not stall.missing:
         return f"{told}: they wait for each other"
@@ -73,6 +74,12 @@ def _merged(
 
 def _names(group: Iterable[RankStack]) -> str:
     return name_ranks(stack.rank for stack in group)
+
+
+def _crowd(group: list[RankStack]) -> str:
+    """The names of ranks, or how many there are where those would fill a line."""
+    named = _names(group)
+    return named if len(named) <= CROWD_CHARACTERS else f"{len(group):,} ranks"
 
 
 def _have(group: list[RankStack]) -> str:
