@@ -92,7 +92,7 @@ class Client:
 
     def later(self, job: Callable[[], None]) -> None:
         """Have something done in the loop's thread."""
-        self._thread.call(self._link, job)
+        self._links.call(self._link, job)
 
     def mention(self, message: p.Shown) -> None:
         """Say what need not arrive."""
