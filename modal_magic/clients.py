@@ -61,6 +61,7 @@ class Clients:
         self._door, self._log, self._live = door, log, live
         self._present: dict[bytes, Client] = {}
         self._away: dict[bytes, Client] = {}
+        self._leaving = False
 
     def __len__(self) -> int:
         """How many are attached and keep the session: those that only watch do not."""
@@ -154,7 +155,7 @@ class Clients:
 
     def _send(self, identity: bytes, client: Client, shared: Batches) -> float | None:
         """Send a client what it lacks, as far as it takes it; the answer is that of `broadcast`."""
-        if not client.reachable:
+        if not client.reachable and not self._leaving:
             return None  # the next beat sees whether it is there again
         for _ in range(TURN_BATCHES):
             while client.outbox and client.outbox[0][0] <= client.sent:
@@ -209,7 +210,14 @@ class Clients:
             del self._away[oldest]
         return bool(gone)
 
-    def close(self, reason: str) -> None:
-        """Say goodbye to everyone."""
-        for identity in self._present:
-            self._door.send(identity, p.encode(p.Closed(reason)))
+    def farewell(self, reason: str) -> None:
+        """Say goodbye to everyone, behind all that they lack; `broadcast` sends it. Said once."""
+        if not self._leaving:
+            self._leaving = True
+            for client in self._present.values():
+                client.outbox.append((self._log.newest, p.encode(p.Closed(reason))))
+
+    def told(self, now: float) -> bool:
+        """Whether everybody who listens has all that there is for him."""
+        listening = [client for client in self._present.values() if now - client.heard < p.SILENCE_SECONDS]
+        return all(client.sent >= self._log.newest and not client.outbox for client in listening)

@@ -28,6 +28,9 @@ __all__ = ["Gateway"]
 PAGE_BYTES = 1024 * 1024
 """A page of the log has about so much."""
 
+FAREWELL_SECONDS = 2.0
+"""How long a gateway that ends waits for clients that listen and have not taken all that it has for them."""
+
 LIVE_SECONDS = 0.1
 """How often clients are told what changes all the time."""
 
@@ -87,6 +90,8 @@ class Gateway:
         self.noticed: set[str] = set()
         self.last_run: str | None = None
         self.startup = s.Startup(spec.stages, spec.nodes, topology.world_size, self.wall())
+        self.leaving: str | None = None
+        self.leave_by = math.inf
         self.ended: str | None = None
         self._handle(s.Attendance(0))
 
@@ -95,7 +100,7 @@ class Gateway:
     def due(self) -> float:
         """When `turn` has something to do that no message brings."""
         due = self.timers.due.values()
-        return min([self.next_beat, *due, self.broadcast_by, self.live_by, self.stacks.due()])
+        return min([self.next_beat, *due, self.broadcast_by, self.live_by, self.stacks.due(), self.leave_by])
 
     def turn(self) -> None:
         """Do what is due: beats, timers, and records that clients wait for."""
@@ -110,10 +115,12 @@ class Gateway:
             self._broadcast()
         if self.now() >= self.live_by:
             self._tell_live()
+        self._leave_when_told()
 
     def close(self, reason: str) -> None:
         """Say goodbye to every client, and leave no file of a session that ended as it should."""
-        self.clients.close(reason)
+        self.clients.farewell(reason)
+        self._broadcast(everything=True)
         self.log.close(keep=self.ended is None)
 
     # -- nodes
@@ -305,8 +312,15 @@ class Gateway:
             case s.SetTimer(timer=timer, seconds=seconds):
                 self.timers.set(timer, None if seconds is None else self.now() + seconds)
             case s.End(reason=reason):
+                self.leaving, self.leave_by = reason, self.now() + FAREWELL_SECONDS
+                self.clients.farewell(reason)
                 self._broadcast(everything=True)
-                self.ended = reason
+                self._leave_when_told()
+
+    def _leave_when_told(self) -> None:
+        """End when every client has all that there is for him; one whose queue is full is waited for a while."""
+        if self.leaving is not None and (self.now() >= self.leave_by or self.clients.told(self.now())):
+            self.ended = self.leaving
 
     def _beat(self, now: float, late: float) -> None:
         """Say that this gateway lives, and see who else does. For `late` seconds it could not listen."""

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from modal_magic import protocol as p
 from modal_magic.series import Series
 
-__all__ = ["CURVES", "Gauges", "LiveTable"]
+__all__ = ["BARS", "CURVES", "Gauges", "LiveTable"]
 
 CURVES = 100
 """Of one rank so many metrics are kept; those with further names are not."""
+BARS = 100
+"""Of one rank so many bars are kept: the newest."""
 
 
 @dataclass(slots=True)
@@ -30,6 +32,8 @@ class Gauges:
                 if event.bar not in self.bars:  # a loop that is over is shown until another begins
                     for number in [number for number, bar in self.bars.items() if bar.ended]:
                         del self.bars[number]
+                    if len(self.bars) >= BARS:  # a loop that is left early never says that it is over
+                        del self.bars[next(iter(self.bars))]
                 self.bars[event.bar] = event
             case p.Usage():
                 self.usage = event

@@ -19,6 +19,8 @@ from modal_magic.specs import GatewaySpec, GatewayUp
 
 __all__ = ["run_gateway"]
 
+LINGER_MILLISECONDS = 2000
+"""How long what clients have still to be sent is kept when the gateway ends."""
 TURN_MESSAGES = 200
 """How many messages are taken from a door before the other one, and the clock, are looked at again."""
 
@@ -82,7 +84,7 @@ def run_gateway(spec: GatewaySpec, store: p.Store | None, announce: Callable[[Ga
         reason = gateway.ended
     finally:
         gateway.close(reason)
-        client_socket.close(linger=500)
+        client_socket.close(linger=LINGER_MILLISECONDS)
         node_socket.close(linger=500)
         authenticator.stop()
         context.term()

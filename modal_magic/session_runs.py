@@ -9,12 +9,17 @@ from collections.abc import Iterable, Iterator
 
 from modal_magic import protocol as p
 from modal_magic.errors import SessionError
+from modal_magic.lines import utf8_size
 from modal_magic.run import Run
+from modal_magic.view.text import bytes_in_words
 
 __all__ = ["SessionRuns"]
 
 ENDED_RUNS = 1000
 """Of so many runs that are over it is known that what comes of them is to be shown with the next cell."""
+
+LATE_BYTES = 1_000_000
+"""So much of what earlier cells write after their end is kept until the next cell shows it."""
 
 
 class SessionRuns:
@@ -28,6 +33,7 @@ class SessionRuns:
         self._going: dict[str, Run] = {}
         self._ended: deque[str] = deque(maxlen=ENDED_RUNS)
         self._late: deque[p.Output] = deque()
+        self._late_bytes = self._left_out = 0
         self._clock_ahead = math.inf
 
     def __iter__(self) -> Iterator[Run]:
@@ -42,6 +48,10 @@ class SessionRuns:
         """A run of this client. What threads of earlier cells have written since is shown with it."""
         while self._late:
             run.take(self._late.popleft(), self.now())
+        if self._left_out:
+            told = f"… {bytes_in_words(self._left_out)} more that earlier cells have written since are in the log alone"
+            run.take(p.Notice(told), self.now())
+        self._late_bytes = self._left_out = 0
         self._going[run.id] = run
 
     def find(self, run: Run, known: p.RunKnown) -> None:
@@ -72,7 +82,12 @@ class SessionRuns:
             newest = next(reversed(list(self)), None)
             if newest is not None:
                 newest.take(event, record.time, record.sequence)
+                return
+            size = utf8_size(event.text)
+            if self._left_out or self._late_bytes + size > LATE_BYTES:
+                self._left_out += size
             else:
+                self._late_bytes += size
                 self._late.append(event)
 
     def take_live(self, events: Iterable[p.LiveEvent]) -> None:

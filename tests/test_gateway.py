@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from modal_magic import protocol as p
+from modal_magic.gateway import FAREWELL_SECONDS
 from modal_magic.known_runs import RUNS
 from modal_magic.live import CURVES
-from tests.test_gateway_noise import Rig, joined
+from tests.test_gateway_noise import Rig, Sink, joined
 
 
 def attached(folder: Path) -> Rig:
@@ -71,3 +72,46 @@ def test_of_runs_that_are_long_over_the_gateway_forgets_how_much_they_wrote(tmp_
     assert len(rig.gateway.flows) == RUNS
     assert f"run-{RUNS + 9}" in rig.gateway.flows
     rig.gateway.close("over")
+
+
+class Narrow(Sink):
+    """A door behind which somebody takes so many messages and no more."""
+
+    room = 1_000_000
+
+    def send(self, identity: bytes, *frames: bytes) -> bool:
+        self.room -= 1
+        return self.room >= 0 and super().send(identity, *frames)
+
+
+def stopped(folder: Path) -> tuple[Rig, Narrow]:
+    """A gateway that is told to stop while the queue of its client is full, and the door to that client."""
+    rig = attached(folder)
+    door = rig.gateway.clients._door = Narrow()
+    for number in (1, 2):
+        rig.client(*p.numbered(number, p.Run(p.Execute(f"run-{number}", "pass", 1, 1), None, None)))
+    door.room = 0
+    rig.client(*p.numbered(3, p.Stop("it was stopped")))
+    for node_rank in (0, 1):
+        rig.node(node_rank, p.encode(p.Left("stopped")))
+    return rig, door
+
+
+def test_a_gateway_ends_when_a_client_whose_queue_was_full_has_its_last_word(tmp_path: Path) -> None:
+    rig, door = stopped(tmp_path)
+    rig.turn(0.5)
+    assert rig.gateway.ended is None
+    door.room = 1_000_000
+    rig.turn(0.1)
+    assert rig.gateway.ended == "it was stopped"
+    rig.gateway.close("it was stopped")
+    goodbye = p.encode(p.Closed("it was stopped"))
+    assert [frames[1] == goodbye for frames in door.sent[-2:]] == [False, True]
+
+
+def test_a_gateway_that_ends_does_not_wait_for_ever_for_a_client(tmp_path: Path) -> None:
+    rig, _ = stopped(tmp_path)
+    rig.client(p.encode(p.Beat()))
+    rig.turn(FAREWELL_SECONDS)
+    assert rig.gateway.ended == "it was stopped"
+    rig.gateway.close("it was stopped")

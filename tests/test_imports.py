@@ -82,7 +82,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "resuming": set(),
     "run": {*GROUND, "view"},
     "transcript": {*GROUND, "segments"},
-    "session_runs": {*GROUND, "run"},
+    "session_runs": {*GROUND, "run", "view"},
     "answers": {*GROUND, "client"},
     "checking": GROUND,
     "resources": {*GROUND, "link_thread", "backends"},

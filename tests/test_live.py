@@ -9,12 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modal_magic import protocol as p
-from modal_magic.live import Gauges, LiveTable
+from modal_magic.live import BARS, Gauges, LiveTable
 from modal_magic.series import POINTS, Series
 
 
 def bar(number: int, current: float, *, rank: int = 0, run: str = "a", ended: bool = False) -> p.Progress:
     return p.Progress(rank, run, number, "", current, 10.0, ended)
+
+
+def test_of_loops_that_never_end_the_newest_are_kept() -> None:
+    gauges = Gauges()
+    for number in range(3 * BARS):
+        gauges.take(bar(number, 1.0))
+    assert list(gauges.bars) == list(range(2 * BARS, 3 * BARS))
 
 
 @given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=1000))

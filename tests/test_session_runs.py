@@ -1,0 +1,32 @@
+"""Which event belongs to which run, as one client has them, without a process."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from modal_magic import Session
+from modal_magic import protocol as p
+from modal_magic.run import Run
+from modal_magic.session_runs import LATE_BYTES, SessionRuns
+
+
+def run(name: str) -> Run:
+    """A run of a session that nobody asks for."""
+    return Run(cast(Session, None), name)
+
+
+def test_of_what_a_cell_writes_long_after_its_end_a_bounded_part_waits_for_the_next_cell() -> None:
+    runs = SessionRuns()
+    runs.begin(run("first"))
+    runs.take(p.Record(1, 1.0, p.RunEnded("first", "done", [], 0.1)))
+    line = "x" * 999 + "\n"
+    for number in range(3 * LATE_BYTES // 1000):
+        runs.take(p.Record(2 + number, 1.0, p.Output(0, "first", "stdout", line)))
+    following = run("second")
+    runs.begin(following)
+    *texts, notice = following.events(0.0)
+    assert texts == [p.Output(0, "first", "stdout", line)] * (LATE_BYTES // 1000)
+    assert notice == p.Notice("… 2 MB more that earlier cells have written since are in the log alone")
+    last = run("third")
+    runs.begin(last)
+    assert last.events(0.0) == []
