@@ -130,7 +130,6 @@ class NotebookSessions:
         session = self.attached.get(name)
         if session is not None and not session.closed:
             return session
-        self.attached.pop(name, None)
         if registry.has_left_log(name):
             told = f"but not its log: %modal_logs --session {name}"
             raise GatewayLost(f"the gateway of session {name!r} is gone, {told}")
