@@ -145,7 +145,19 @@ def test_the_loss_of_the_gateway_ends_the_session_and_every_container(
     assert not modal_service.containers()
 
 
-def test_an_interrupt_while_containers_are_queued_leaves_nothing(modal_book: Notebook, modal_service: Handle) -> None:
+def test_an_interrupt_while_an_image_is_built_or_containers_are_queued_leaves_nothing(
+    modal_book: Notebook, modal_service: Handle
+) -> None:
+    before = len(modal_service.ask("history"))
+    modal_service.ask("set", settings={"build_seconds": 40.0})
+    try:
+        began = time.monotonic()
+        sent = modal_book.send("%%modal_distributed --backend modal --pip slow\npass")
+        assert seen(lambda: "is built" in str(modal_service.ask("history")[before:]))
+        modal_book.manager.interrupt_kernel()
+        assert modal_book.collect(sent, began, 30).error_name == "KeyboardInterrupt"
+    finally:
+        modal_service.ask("set", settings={"build_seconds": 0.0})
     modal_service.ask("set", settings={"held": {"Gateway": 0, "Node": 0}})
     try:
         began = time.monotonic()

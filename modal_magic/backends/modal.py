@@ -32,6 +32,8 @@ __all__ = ["ModalBackend"]
 
 Result = TypeVar("Result")
 
+TIDY_SECONDS = 5.0
+"""How long an interrupt waits for what it interrupts: an image is built for minutes."""
 TUNNEL_SECONDS = 5.0
 """How long a tunnel has to be reached, before the queue is taken."""
 BRIDGE_SECONDS = 5.0
@@ -92,7 +94,10 @@ class ModalBackend:
 
 
 def _in_thread(work: Callable[[], Result], abandoned: threading.Event | None = None) -> Result:
-    """Do something in a thread and wait for it. An interrupt sets `abandoned` and lets the work tidy up."""
+    """Do something in a thread and wait for it.
+
+    An interrupt sets `abandoned` and gives the work a moment to tidy up; what takes longer does so in its thread.
+    """
     future: Future[Result] = Future()
 
     def run() -> None:
@@ -108,7 +113,7 @@ def _in_thread(work: Callable[[], Result], abandoned: threading.Event | None = N
     except BaseException:
         if abandoned is not None:
             abandoned.set()
-        thread.join()
+        thread.join(TIDY_SECONDS)
         raise
 
 
@@ -127,6 +132,8 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     began = time.time()
     try:
         app = deployed(plan.gpu, containers, plan.nodes)
+        if abandoned.is_set():
+            raise SessionError("the start of the session was interrupted")
         build = Stage("build", began, time.time() - began)
         gateway, client, node = make_keys(), make_keys(), make_keys()
         ticket = _ticket(plan, gateway, client, node, build)

@@ -76,6 +76,11 @@ class Emulator:
                     setattr(self.world.settings, name, value)
                 await self.fleet.look()
                 return True
+            case "link":
+                namespace = self.world.containers[wish["container"]].namespace
+                assert namespace is not None
+                network.plug(namespace, wish["state"])
+                return True
             case "interrupt" | "kill" as verb:
                 container = self.world.containers[wish["container"]]
                 (self.fleet.interrupt if verb == "interrupt" else self.fleet.kill)(container)

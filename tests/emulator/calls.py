@@ -149,6 +149,12 @@ class Calls(Room):
             container.working_on.pop(one.id, None)
             if not container.leads:
                 continue
+            policy = container.function.definition.retry_policy
+            if item.result.status == api.GenericResult.GENERIC_STATUS_FAILURE and one.failures < policy.retries:
+                delay = policy.initial_delay_ms * policy.backoff_coefficient**one.failures
+                one.failures += 1
+                self.fleet.try_again(one, min(delay, policy.max_delay_ms or delay) / 1000)
+                continue
             one.output = api.FunctionGetOutputsItem(
                 result=item.result,
                 idx=one.index,

@@ -27,6 +27,7 @@ __all__ = ["Fleet"]
 GRACE_SECONDS = 5.0
 """How long a container that is stopped has for its exit hooks. On Modal it is longer."""
 RESTORE_SECONDS = 0.05
+ANYWHERE = ("us-east-1", "eu-west-1")
 CONTAINERS_LOST = 8
 """An input that so many containers were lost over is given up."""
 
@@ -43,6 +44,7 @@ class Fleet:
         self.serve = serve
         self.tasks: set[asyncio.Task[None]] = set()
         self.closing = False
+        self.regions: list[str] = []
 
     # -- scheduling
 
@@ -81,9 +83,11 @@ class Fleet:
         listener = Server([self.serve(container)])
         await listener.start(path=str(container.folder / "modal.sock"))
         try:
+            await asyncio.sleep(self.world.settings.delays.get(container.function.name.removesuffix(".*"), 0.0))
             if self.tag is not None:
                 number = int(container.id.split("-")[1])
-                container.namespace = await asyncio.to_thread(network.add, self.tag, number)
+                bridge = network.bridge(self.tag, self._region(container, number))
+                container.namespace = await asyncio.to_thread(network.add, self.tag, number, bridge)
             await self._live(container)
         except (OSError, subprocess.CalledProcessError) as error:  # no other would start either
             container.failure = api.GenericResult(
@@ -95,6 +99,14 @@ class Fleet:
             await listener.wait_closed()
             await self.look()
 
+    def _region(self, container: Container, number: int) -> int:
+        """Place a container, and number its region. One that may be anywhere is now here and now there."""
+        wanted = list(container.function.definition.scheduler_placement.regions)
+        container.region = wanted[0] if wanted else ANYWHERE[number % len(ANYWHERE)]
+        if container.region not in self.regions:
+            self.regions.append(container.region)
+        return self.regions.index(container.region)
+
     def _cluster(self) -> Cluster:
         made = Cluster(self.world.name("cu"))
         self.world.clusters[made.id] = made
@@ -104,7 +116,7 @@ class Fleet:
         id = self.world.name("ta")
         folder = self.world.folder / id
         (folder / "root").mkdir(parents=True)
-        made = Container(id, function, folder, None, "", time.time(), cluster)
+        made = Container(id, function, folder, None, time.time(), cluster)
         if cluster is not None:
             cluster.members.append(made)
         return made
@@ -147,14 +159,13 @@ class Fleet:
             for key, value in os.environ.items()
             if not key.startswith("MODAL_") or key == "MODAL_MAGIC_RUNTIME_DIR"
         }
-        region = (list(definition.scheduler_placement.regions) or ["us-east-1"])[0]
         own = {
             "MODAL_SERVER_URL": f"unix://{container.folder}/modal.sock",
             "MODAL_TASK_ID": container.id,
             "MODAL_IS_REMOTE": "1",
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(container.folder / "arguments"),
             "MODAL_CLOUD_PROVIDER": "CLOUD_PROVIDER_AWS",
-            "MODAL_REGION": region,
+            "MODAL_REGION": container.region,
             "MODAL_ENVIRONMENT": "main",
             "MODAL_IMAGE_ID": definition.image_id,
             "PYTHONUNBUFFERED": "1",
@@ -204,6 +215,16 @@ class Fleet:
         return found
 
     # -- what is done to containers
+
+    def try_again(self, one: Input, seconds: float) -> None:
+        """Put an input that has failed back into the queue of its function, after its delay."""
+
+        async def later() -> None:
+            await asyncio.sleep(seconds)
+            one.call.function.waiting.append(one)
+            await self.look()
+
+        self._spawn(later())
 
     def give_up(self, one: Input, result: api.GenericResult | None = None) -> None:
         """An input gets no answer of a container: it was cancelled, or its container cannot start."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from tests.emulator.service import Room
 from tests.emulator.world import Container, World
 
 __all__ = ["Files", "Library"]
+
+BUILT = api.GenericResult(status=api.GenericResult.GENERIC_STATUS_SUCCESS)
+MADE = api.ImageMetadata(image_builder_version="2025.06")
 
 
 @dataclass(slots=True)
@@ -63,18 +67,25 @@ class Files(Room):
     async def ImageGetOrCreate(self, request: api.ImageGetOrCreateRequest) -> api.ImageGetOrCreateResponse:
         id = self.world.name("im")
         self.library.images[id] = request.image
-        broken = self.world.settings.broken_image
-        if broken and any(broken in command for command in request.image.dockerfile_commands):
+        if self._fails(request.image) or self.world.settings.build_seconds:
             return api.ImageGetOrCreateResponse(image_id=id)  # not built yet: the client joins the build
-        done = api.GenericResult(status=api.GenericResult.GENERIC_STATUS_SUCCESS)
-        metadata = api.ImageMetadata(image_builder_version="2025.06")
-        return api.ImageGetOrCreateResponse(image_id=id, result=done, metadata=metadata)
+        return api.ImageGetOrCreateResponse(image_id=id, result=BUILT, metadata=MADE)
 
     async def ImageJoinStreaming(
         self, request: api.ImageJoinStreamingRequest
     ) -> AsyncIterator[api.ImageJoinStreamingResponse]:
-        commands = "\n".join(self.library.images[request.image_id].dockerfile_commands)
+        image = self.library.images[request.image_id]
+        self.world.note(f"{request.image_id} is built")
+        await asyncio.sleep(self.world.settings.build_seconds)
+        if not self._fails(image):
+            yield api.ImageJoinStreamingResponse(result=BUILT, metadata=MADE, entry_id="1-0", eof=True)
+            return
+        commands = "\n".join(image.dockerfile_commands)
         log = f"{commands}\nERROR: No matching distribution found for {self.world.settings.broken_image}\n"
         yield api.ImageJoinStreamingResponse(task_logs=[api.TaskLogs(data=log)], entry_id="1-0")
         failed = api.GenericResult(status=api.GenericResult.GENERIC_STATUS_FAILURE)
         yield api.ImageJoinStreamingResponse(result=failed, entry_id="2-0", eof=True)
+
+    def _fails(self, image: api.Image) -> bool:
+        broken = self.world.settings.broken_image
+        return bool(broken) and any(broken in command for command in image.dockerfile_commands)

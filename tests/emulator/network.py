@@ -1,4 +1,7 @@
-"""The network of the containers: namespaces on a bridge, with addresses and names as on i6pn (root on Linux)."""
+"""The network of the containers: namespaces with addresses and names as on i6pn (root on Linux).
+
+Those of a region are on one bridge, and no bridge leads to another.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import threading
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Namespace", "add", "connect_inside", "processes", "remove", "start", "stop"]
+__all__ = ["Namespace", "add", "bridge", "connect_inside", "plug", "processes", "remove", "start", "stop"]
 
 PREFIX = "fdaa:0:2"
 CLONE_NEWNET = 0x40000000
@@ -31,16 +34,25 @@ def _ip(*words: str, check: bool = True) -> str:
 
 
 def start(tag: str) -> None:
-    """Make the bridge. It has no address: nothing outside the containers is on their network."""
-    for found in {line.split("n")[0] for line in _ip("netns", "list", check=False).splitlines()}:
-        if re.fullmatch(r"em\d+", found) and not Path("/proc", found[2:]).exists():
-            stop(found)  # what an emulator has left that was killed
-    _ip("link", "add", tag, "type", "bridge")
-    _ip("link", "set", tag, "up")
+    """Take away what emulators have left that were killed."""
+    there = [line.split()[0] for line in _ip("netns", "list", check=False).splitlines()]
+    there += [path.name for path in Path("/sys/class/net").iterdir()]
+    for found in {match[1] for name in there if (match := re.match(r"(em\d+)[nr]\d", name))}:
+        if not Path("/proc", found[2:]).exists():
+            stop(found)
 
 
-def add(tag: str, number: int) -> Namespace:
-    """A new namespace on the bridge, where `i6pn.modal.local` is the namespace itself, as in Modal's containers."""
+def bridge(tag: str, number: int) -> str:
+    """The bridge of a region. It has no address: nothing outside the containers is on their network."""
+    name = f"{tag}r{number}"
+    if not Path("/sys/class/net", name).exists():
+        _ip("link", "add", name, "type", "bridge")
+        _ip("link", "set", name, "up")
+    return name
+
+
+def add(tag: str, number: int, bridge: str) -> Namespace:
+    """A new namespace on a bridge, where `i6pn.modal.local` is the namespace itself, as in Modal's containers."""
     made = Namespace(f"{tag}n{number}", f"{PREFIX}:{number:x}::2")
     folder = Path("/etc/netns", made.name)
     folder.mkdir(parents=True)
@@ -48,7 +60,7 @@ def add(tag: str, number: int) -> Namespace:
     _ip("netns", "add", made.name)
     try:
         _ip("link", "add", f"{made.name}v", "type", "veth", "peer", "name", "eth1", "netns", made.name)
-        _ip("link", "set", f"{made.name}v", "master", tag, "up")
+        _ip("link", "set", f"{made.name}v", "master", bridge, "up")
         _ip("-n", made.name, "link", "set", "lo", "up")
         _ip("-n", made.name, "addr", "add", f"{made.address}/48", "dev", "eth1", "nodad")
         _ip("-n", made.name, "link", "set", "eth1", "up")
@@ -56,6 +68,11 @@ def add(tag: str, number: int) -> Namespace:
         remove(made)
         raise
     return made
+
+
+def plug(namespace: Namespace, state: str) -> None:
+    """Plug (`up`) or unplug (`down`) the cable of a namespace."""
+    _ip("link", "set", f"{namespace.name}v", state)
 
 
 def processes(namespace: Namespace) -> list[int]:
@@ -70,11 +87,12 @@ def remove(namespace: Namespace) -> None:
 
 
 def stop(tag: str) -> None:
-    """Take the bridge away, and namespaces that are still there."""
+    """Take the bridges away, and namespaces that are still there."""
     for line in _ip("netns", "list", check=False).splitlines():
         if line.split()[0].startswith(f"{tag}n"):
             remove(Namespace(line.split()[0], ""))
-    _ip("link", "del", tag, check=False)
+    for path in Path("/sys/class/net").glob(f"{tag}r*"):
+        _ip("link", "del", path.name, check=False)
 
 
 def connect_inside(namespace: Namespace | None, port: int) -> socket.socket:

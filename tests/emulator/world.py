@@ -23,15 +23,19 @@ __all__ = ["App", "Call", "Cluster", "Container", "Function", "Input", "Settings
 class Settings:
     """What a test may change while the emulator runs.
 
-    `held` are the classes whose containers are left in the queue, each with how many may start before that.
-    `snapshot` is what becomes of a memory snapshot: the container goes on (`continue`), or goes on without the
-    processes that it had started (`childless`). `tunnels` is whether their ports can be reached. `round_trip` is how
-    long, in seconds, a word and its answer take between a client and what is on Modal, through tunnels and queues.
+    `delays` are how long, in seconds, a container of a class waits for its machine. `held` are the classes whose
+    containers are left in the queue, each with how many may start before that. `snapshot` is what becomes of a memory
+    snapshot: the container goes on (`continue`), or goes on without the processes that it had started (`childless`).
+    `broken_image` is what cannot be installed, and `build_seconds` how long an image takes. `tunnels` is whether their
+    ports can be reached. `round_trip` is how long, in seconds, a word and its answer take between a client and what is
+    on Modal, through tunnels and queues.
     """
 
     held: dict[str, int] = field(default_factory=dict)
+    delays: dict[str, float] = field(default_factory=dict)
     snapshot: str = "continue"
     broken_image: str = ""
+    build_seconds: float = 0.0
     tunnels: bool = True
     round_trip: float = 0.0
 
@@ -82,6 +86,7 @@ class Input:
     input: api.FunctionInput
     kind: int
     containers_lost: int = 0
+    failures: int = 0
     output: api.FunctionGetOutputsItem | None = None
 
 
@@ -106,7 +111,6 @@ class Container:
     function: Function
     folder: Path
     namespace: Namespace | None
-    address: str
     enqueued_at: float
     cluster: Cluster | None = None
     process: asyncio.subprocess.Process | None = None
@@ -118,6 +122,7 @@ class Container:
     checkpointed: bool = False
     failure: api.GenericResult | None = None
     started_at: float = 0.0
+    region: str = "us-east-1"
 
     @property
     def leads(self) -> bool:

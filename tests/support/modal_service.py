@@ -23,7 +23,7 @@ def modal_book(modal_service: Handle) -> Iterator[Notebook]:
     assert seen(lambda: not modal_service.containers()), modal_service.logs()
 
 
-def seen(holds: Callable[[], bool], seconds: float = 10.0) -> bool:
+def seen(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Wait until something is so, as another process will have it."""
     until = time.monotonic() + seconds
     while not holds():

@@ -1,0 +1,61 @@
+"""The emulator by itself: what of Modal a plain app meets there that sessions do not always meet."""
+
+from __future__ import annotations
+
+import time
+
+import modal
+import pytest
+
+from tests.emulator.handle import Handle
+from tests.support.namespaces import possible
+
+pytestmark = [
+    pytest.mark.namespaces,
+    pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
+]
+
+
+def test_containers_reach_each_other_in_their_region_only_and_failed_inputs_are_retried(modal_service: Handle) -> None:
+    app = modal.App("places")
+
+    def listen() -> None:
+        """Say where a port is, and take whoever comes."""
+        import socket
+
+        address = socket.getaddrinfo("i6pn.modal.local", None, socket.AF_INET6)[0][4][0]
+        with socket.create_server((address, 0), family=socket.AF_INET6) as server:
+            modal.Dict.from_name("places", create_if_missing=True)["at"] = server.getsockname()[:2]
+            while True:
+                server.accept()[0].close()
+
+    def reaches(at: tuple[str, int]) -> bool:
+        """Whether one can connect there; a first time fails for no reason."""
+        import socket
+
+        if modal.Dict.from_name("places").put("failed", True, skip_if_exists=True):
+            raise RuntimeError("try again")
+        try:
+            socket.create_connection(at, 2.0).close()
+        except OSError:
+            return False
+        return True
+
+    once_more = modal.Retries(max_retries=1, initial_delay=0.0)
+    there = app.function(serialized=True, i6pn=True, region="us-east", name="listen")(listen)
+    near = app.function(serialized=True, i6pn=True, region="us-east", name="near", retries=once_more)(reaches)
+    far = app.function(serialized=True, i6pn=True, region="eu-west", name="far")(reaches)
+    modal_service.ask("set", settings={"delays": {"near": 1.5}})
+    try:
+        with modal_service.reached(), app.run():
+            call = there.spawn()
+            places = modal.Dict.from_name("places", create_if_missing=True)
+            while (at := places.get("at")) is None:
+                time.sleep(0.05)
+            began = time.monotonic()
+            assert near.remote(at) is True
+            assert time.monotonic() - began > 1.5 and places.get("failed")
+            assert far.remote(at) is False
+            call.cancel()
+    finally:
+        modal_service.ask("set", settings={"delays": {}})

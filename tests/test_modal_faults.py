@@ -1,0 +1,99 @@
+"""What befalls the containers of a session on Modal costs what it must and no more: one session for all of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from modal_magic import RankFailed, RunInterrupted, Session
+from modal_magic.resources import Resources
+from modal_magic.run import Run
+from tests.emulator.handle import Handle
+from tests.support.modal_service import seen
+from tests.support.namespaces import possible
+
+pytestmark = [
+    pytest.mark.namespaces,
+    pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
+]
+
+TRAINING = """
+import torch, torch.distributed as dist, time
+kept = rank
+print("begun", flush=True)
+while True:
+    dist.all_reduce(torch.ones(1000))
+    time.sleep(0.01)
+"""
+ALL_REDUCE = "import torch, torch.distributed as dist\ntotal = torch.ones(1)\ndist.all_reduce(total)\n"
+
+
+@pytest.fixture(scope="module")
+def two(modal_service: Handle, resources: Resources) -> Iterator[Session]:
+    """A session of two containers with a rank each, reached from this process."""
+    with modal_service.reached(), Session(resources=resources, replicas=2, backend="modal") as session:
+        yield session.ready()
+    assert seen(lambda: not modal_service.containers())
+
+
+def begin(session: Session) -> Run:
+    """A run whose ranks meet again and again, once both are in it."""
+    run = session.run(TRAINING)
+    while sum("begun" in view.output for view in run.ranks.values()) < 2:
+        run.events(1.0)
+    return run
+
+
+def results(session: Session, source: str) -> list[str | None]:
+    """The value of each rank's last expression, once all ranks are ready."""
+    assert seen(lambda: session.state == "ready", 40), session.state
+    done = session.run(source).wait(30)
+    return [done.ranks[rank].result for rank in (0, 1)]
+
+
+def container_of_node_1(session: Session, service: Handle) -> str:
+    """The container of rank 1, found by its name on Modal, which every process in it has."""
+    done = session.run("import os\nos.environ['MODAL_TASK_ID']", ranks=[1]).wait(30)
+    return str(eval(done.ranks[1].result or ""))
+
+
+def test_an_interrupt_frees_ranks_that_wait_for_one_that_does_not_come(two: Session) -> None:
+    assert results(two, "kept = rank") == [None, None]
+    waiting = "import time\nprint('begun', flush=True)\ndist.barrier() if rank else time.sleep(60)"
+    run = two.run(ALL_REDUCE + waiting)
+    while sum("begun" in view.output for view in run.ranks.values()) < 2:
+        run.events(1.0)
+    began = time.monotonic()
+    run.interrupt()
+    with pytest.raises(RunInterrupted):
+        run.wait(10)
+    assert time.monotonic() - began < 2
+    assert results(two, ALL_REDUCE + "kept, int(total)") == ["(0, 2)", "(1, 2)"]
+
+
+def test_a_node_that_is_cut_off_comes_back_with_its_variables(two: Session, modal_service: Handle) -> None:
+    victim = container_of_node_1(two, modal_service)
+    run = begin(two)
+    began = time.monotonic()
+    modal_service.ask("link", container=victim, state="down")
+    with pytest.raises(RankFailed, match="rank 1 went silent with node 1, which stopped answering"):
+        run.wait(10)
+    assert time.monotonic() - began < 3
+    modal_service.ask("link", container=victim, state="up")
+    assert results(two, ALL_REDUCE + "kept, int(total)") == ["(0, 2)", "(1, 2)"]
+
+
+def test_a_container_that_is_lost_is_replaced_and_only_its_variables_with_it(
+    two: Session, modal_service: Handle
+) -> None:
+    victim = container_of_node_1(two, modal_service)
+    run = begin(two)
+    began = time.monotonic()
+    modal_service.ask("kill", container=victim)
+    with pytest.raises(RankFailed, match="rank 1 went silent with node 1, which stopped answering"):
+        run.wait(10)
+    assert time.monotonic() - began < 3
+    assert results(two, ALL_REDUCE + "globals().get('kept'), int(total)") == ["(0, 2)", "(None, 2)"]
+    assert container_of_node_1(two, modal_service) != victim
