@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
 import time
 
 import modal
@@ -59,3 +61,32 @@ def test_containers_reach_each_other_in_their_region_only_and_failed_inputs_are_
             call.cancel()
     finally:
         modal_service.ask("set", settings={"delays": {}})
+
+
+def test_large_values_travel_as_blobs_and_a_tunnel_can_have_tls(modal_service: Handle) -> None:
+    app = modal.App("large")
+
+    def echo(data: bytes) -> bytes:
+        """Give back the data through a tunnel, and as the result."""
+        import socket
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with modal.forward(port) as tunnel:
+                modal.Dict.from_name("large", create_if_missing=True)["at"] = tunnel.tls_socket
+                taken = server.accept()[0]
+                taken.sendall(b"through TLS")
+                taken.close()
+        return data * 2
+
+    there = app.function(serialized=True, name="echo")(echo)
+    data = bytes(range(256)) * 16_000
+    with modal_service.reached(), app.run():
+        call = there.spawn(data)
+        places = modal.Dict.from_name("large", create_if_missing=True)
+        while (at := places.get("at")) is None:
+            time.sleep(0.05)
+        trusting = ssl.create_default_context(cadata=modal_service.ask("certificate"))
+        with trusting.wrap_socket(socket.create_connection(at), server_hostname=at[0]) as tunnel:
+            assert tunnel.recv(100) == b"through TLS"
+        assert call.get(30) == data * 2

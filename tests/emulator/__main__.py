@@ -19,6 +19,7 @@ from modal_proto.api_grpc import ModalClientBase
 
 from tests.emulator import network
 from tests.emulator.apps import Apps
+from tests.emulator.blobs import Blobs, Warehouse
 from tests.emulator.calls import Calls
 from tests.emulator.clusters import Clusters
 from tests.emulator.containers import Fleet
@@ -38,7 +39,8 @@ class Emulator:
         self.world = World(folder)
         self.library = Library()
         self.shelf = Shelf()
-        self.fleet = Fleet(self.world, self.library, tag, self.serve)
+        self.warehouse = Warehouse()
+        self.fleet = Fleet(self.world, self.library, self.warehouse, tag, self.serve)
 
     def serve(self, container: Container | None) -> ModalClientBase:
         """The service as one container, or a client (None), finds it."""
@@ -51,6 +53,7 @@ class Emulator:
                 Clusters(world, container),
                 Stores(world, container, self.shelf),
                 Files(world, container, self.library),
+                Blobs(world, container, self.warehouse),
                 Tunnels(world, container),
                 Volumes(world, container, self.shelf),
             ]
@@ -61,6 +64,8 @@ class Emulator:
         match wish["do"]:
             case "containers":
                 return [self._told(one) for one in self.world.containers.values()]
+            case "certificate":
+                return (self.world.folder / "certificate.pem").read_text()
             case "history":
                 return self.world.history
             case "queued":
@@ -129,6 +134,7 @@ async def main(namespaces: bool) -> None:
         network.start(tag)
     with tempfile.TemporaryDirectory(prefix="emulator-") as folder:
         emulator = Emulator(Path(folder), tag)
+        await emulator.warehouse.open()
         server = Server([emulator.serve(None)])
         await server.start("127.0.0.1", 0)
         assert server._server is not None and server._server.sockets is not None
@@ -145,6 +151,7 @@ async def main(namespaces: bool) -> None:
         finally:
             server.close()
             await emulator.fleet.close()
+            await emulator.warehouse.close()
             if tag:
                 network.stop(tag)
 

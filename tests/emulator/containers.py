@@ -19,6 +19,7 @@ from modal_proto.api_grpc import ModalClientBase
 
 from tests.emulator import network
 from tests.emulator.apps import layout_of
+from tests.emulator.blobs import Warehouse
 from tests.emulator.files import Library
 from tests.emulator.world import Cluster, Container, Function, Input, World
 
@@ -36,10 +37,16 @@ class Fleet:
     """The containers of the emulator. `serve` makes the service that one of them talks to. A class: they must end."""
 
     def __init__(
-        self, world: World, library: Library, tag: str | None, serve: Callable[[Container], ModalClientBase]
+        self,
+        world: World,
+        library: Library,
+        warehouse: Warehouse,
+        tag: str | None,
+        serve: Callable[[Container], ModalClientBase],
     ) -> None:
         self.world = world
         self.library = library
+        self.warehouse = warehouse
         self.tag = tag
         self.serve = serve
         self.tasks: set[asyncio.Task[None]] = set()
@@ -82,18 +89,22 @@ class Fleet:
         self.world.note(f"{container.id} started for {container.function.name}")
         listener = Server([self.serve(container)])
         await listener.start(path=str(container.folder / "modal.sock"))
+        blobs = None
         try:
             await asyncio.sleep(self.world.settings.delays.get(container.function.name.removesuffix(".*"), 0.0))
             if self.tag is not None:
                 number = int(container.id.split("-")[1])
                 bridge = network.bridge(self.tag, self._region(container, number))
                 container.namespace = await asyncio.to_thread(network.add, self.tag, number, bridge)
+                blobs = await self.warehouse.open_inside(container.namespace)
             await self._live(container)
         except (OSError, subprocess.CalledProcessError) as error:  # no other would start either
             container.failure = api.GenericResult(
                 status=api.GenericResult.GENERIC_STATUS_INTERNAL_FAILURE, exception=repr(error)
             )
         finally:
+            if blobs is not None:
+                await blobs.stop()
             self._bury(container)
             listener.close()
             await listener.wait_closed()

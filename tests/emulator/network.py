@@ -12,10 +12,22 @@ import shutil
 import socket
 import subprocess
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Namespace", "add", "bridge", "connect_inside", "plug", "processes", "remove", "start", "stop"]
+__all__ = [
+    "Namespace",
+    "add",
+    "bridge",
+    "connect_inside",
+    "listen_inside",
+    "plug",
+    "processes",
+    "remove",
+    "start",
+    "stop",
+]
 
 PREFIX = "fdaa:0:2"
 CLONE_NEWNET = 0x40000000
@@ -96,26 +108,33 @@ def stop(tag: str) -> None:
 
 
 def connect_inside(namespace: Namespace | None, port: int) -> socket.socket:
-    """A connection to a port of a container's own loopback. Raises OSError when nobody listens there.
-
-    Threads can be in namespaces of their own: one goes in, connects, and ends.
-    """
+    """A connection to a port of a container's own loopback. Raises OSError when nobody listens there."""
     if namespace is None:
         return socket.create_connection(("127.0.0.1", port))
+    return _inside(namespace, lambda: socket.create_connection(("127.0.0.1", port)))
+
+
+def listen_inside(namespace: Namespace, port: int) -> socket.socket:
+    """A server at a port of a container's own loopback. Raises OSError where it cannot be."""
+    return _inside(namespace, lambda: socket.create_server(("127.0.0.1", port)))
+
+
+def _inside(namespace: Namespace, make: Callable[[], socket.socket]) -> socket.socket:
+    """A socket made in a namespace. Threads can be in namespaces of their own: one goes in, makes it, and ends."""
     found: list[socket.socket | OSError] = []
 
-    def connect() -> None:
+    def go() -> None:
         descriptor = os.open(f"/run/netns/{namespace.name}", os.O_RDONLY)
         try:
             if ctypes.CDLL(None, use_errno=True).setns(descriptor, CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), "setns")
-            found.append(socket.create_connection(("127.0.0.1", port)))
+            found.append(make())
         except OSError as error:
             found.append(error)
         finally:
             os.close(descriptor)
 
-    thread = threading.Thread(target=connect)
+    thread = threading.Thread(target=go)
     thread.start()
     thread.join()
     if isinstance(found[0], OSError):

@@ -1,10 +1,13 @@
-"""Tunnels: a port of this machine that leads to a port of a container (`modal.forward`, unencrypted)."""
+"""Tunnels: a port of this machine that leads to a port of a container (`modal.forward`), as it is or with TLS."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
+import subprocess
 import time
+from pathlib import Path
 
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
@@ -23,16 +26,19 @@ class Tunnels(Room):
         container = self.asking()
         if request.port in container.tunnels:
             raise GRPCError(Status.ALREADY_EXISTS, f"port {request.port} is forwarded already")
-        if not request.unencrypted:
-            raise GRPCError(Status.UNIMPLEMENTED, "the emulator has no tunnels with TLS")
 
         async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await self._carry(container, request.port, reader, writer)
 
-        server = await asyncio.start_server(carry, "127.0.0.1", 0)
+        context = None if request.unencrypted else await asyncio.to_thread(with_tls, self.world.folder)
+        server = await asyncio.start_server(carry, "127.0.0.1", 0, ssl=context)
         container.tunnels[request.port] = server
         port = server.sockets[0].getsockname()[1]
-        return api.TunnelStartResponse(host="127.0.0.1", port=443, unencrypted_host="127.0.0.1", unencrypted_port=port)
+        if request.unencrypted:
+            return api.TunnelStartResponse(
+                host="127.0.0.1", port=443, unencrypted_host="127.0.0.1", unencrypted_port=port
+            )
+        return api.TunnelStartResponse(host="127.0.0.1", port=port)
 
     async def TunnelStop(self, request: api.TunnelStopRequest) -> api.TunnelStopResponse:
         server = self.asking().tunnels.pop(request.port, None)
@@ -59,6 +65,18 @@ class Tunnels(Room):
             end.close()
         for direction in directions:
             direction.cancel()
+
+
+def with_tls(folder: Path) -> ssl.SSLContext:
+    """The server's side of TLS, with a certificate of the emulator's own: `certificate.pem` in its folder."""
+    certificate, key = folder / "certificate.pem", folder / "key.pem"
+    if not certificate.exists():
+        words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=emulator"
+        names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+        subprocess.run(["openssl", *words.split(), *names], check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay: float) -> None:
