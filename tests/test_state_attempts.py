@@ -130,6 +130,15 @@ def test_a_rank_that_was_killed_to_end_an_interrupted_run_is_no_reason_to_begin_
     assert rig.ends == [("a", "interrupted", [])]
 
 
+def test_a_run_that_is_interrupted_while_it_fails_is_not_tried_again() -> None:
+    rig = running(p.Retries(3))
+    rig.lose(1)
+    rig.ask(p.InterruptRun("a"))
+    rig.play()
+    assert rig.ends == [("a", "failed", [1])]
+    assert rig.logged(p.RunRetried) == []
+
+
 def test_a_run_whose_ranks_are_restarted_is_not_tried_again() -> None:
     rig = running(p.Retries(3))
     rig.ask(p.Restart("r", None))

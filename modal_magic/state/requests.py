@@ -21,6 +21,7 @@ def asked(truth: Truth, stimulus: Asked) -> None:
         case p.InterruptRun(run=name):
             truth.do(*truth.queue.remove(name))
             if truth.active is not None and truth.active.run == name:
+                truth.active.final = True  # also one that fails already, and would be tried again
                 interrupt(truth, truth.active)
         case p.Restart() as restart:
             _restart(truth, stimulus.client, restart)

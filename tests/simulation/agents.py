@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from modal_magic import protocol as p
 from modal_magic.delivery import Delivery
 from modal_magic.node.agent import EXIT_SECONDS, LEAVE_SECONDS
-from tests.simulation.ranks import Keeper, Program, Rank
+from tests.simulation.ranks import Keeper, Programs, Rank
 from tests.simulation.world import Wire, World
 
 __all__ = ["Agent"]
@@ -29,23 +29,21 @@ class Place:
 class Agent:
     """The agent of one node, and its zygote."""
 
-    def __init__(
-        self, world: World, node_rank: int, keeper: Keeper | None, programs: dict[str, dict[int, Program]]
-    ) -> None:
-        self.world, self.node_rank, self.keeper, self.programs = world, node_rank, keeper, programs
+    def __init__(self, world: World, node_rank: int, keeper: Keeper | None, programs: Programs, life: int = 1) -> None:
+        self.world, self.node_rank, self.keeper, self.programs, self.life = world, node_rank, keeper, programs, life
         self.name = f"node {node_rank}"
         self.identity = f"node-{node_rank}".encode()
         self.wire: Wire | None = None
-        self.line = Delivery(node_rank, self.transmit)
+        self.line = Delivery(1000 * life + node_rank, self.transmit)
         self.places: dict[int, Place] = {}
-        self.pids = 1000 * node_rank
+        self.pids = 100_000 * life + 1000 * node_rank
         self.alive = True
         self.leaving: str | None = None
-        self.heard = 0.0
+        self.heard = world.now
         self.written: dict[tuple[str, int], list[str]] = {}
         self.deaths: list[tuple[float, int, bool]] = []
-        self.ends: dict[tuple[str, int], float] = {}
-        self.failures: list[tuple[float, int, str, p.ErrorKind]] = []
+        self.ends: dict[tuple[str, int, int], float] = {}
+        self.failures: list[tuple[float, int, str, int, p.ErrorKind]] = []
 
     # -- the gateway
 
@@ -55,7 +53,8 @@ class Agent:
             p.Alive(rank, here.rank.pid, here.launched, here.run if here.owes else "")
             for rank, here in self.places.items()
         ]
-        self.tell(p.Joined(p.VERSION, self.node_rank, 1, "10.0.0.1", 29500, 0, 4, workers))
+        predecessor = "was killed by SIGKILL" if self.life > 1 else ""
+        self.tell(p.Joined(p.VERSION, self.node_rank, self.life, "10.0.0.1", 29500, 0, 4, workers, predecessor))
 
     def tell(self, report: p.Report) -> None:
         """Say something to the gateway."""
@@ -66,6 +65,8 @@ class Agent:
     def transmit(self, frames: list[bytes]) -> bool:
         """Send a message."""
         assert self.wire is not None
+        if self.wire.full_until > self.world.now:
+            return False
         self.wire.up(frames)
         return True
 
@@ -155,9 +156,9 @@ class Agent:
 
     def ended(self, rank: Rank, event: p.Finished | p.Failed | p.Interrupted) -> None:
         """What truly was the end of a cell on a rank."""
-        self.ends[event.run, rank.rank] = self.world.now
+        self.ends[event.run, rank.attempt, rank.rank] = self.world.now
         if isinstance(event, p.Failed):
-            self.failures.append((self.world.now, rank.rank, event.run, event.error.kind))
+            self.failures.append((self.world.now, rank.rank, event.run, rank.attempt, event.error.kind))
 
     def write(self, rank: Rank, text: str) -> None:
         """A worker writes; what is in its pipe is read also when it dies."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from modal_magic import protocol as p
 from modal_magic.conversation import Conversation
 from modal_magic.view.model import RunView
+from tests.simulation.schedule import Cell
 from tests.simulation.world import Violation, Wire, World
 
 __all__ = ["Client"]
@@ -54,10 +55,11 @@ class Client:
         """The last word."""
         self.transmit([p.encode(p.Detach())])
 
-    def run(self, task: p.Execute, ranks: list[int] | None) -> None:
+    def run(self, cell: Cell) -> None:
         """Have a cell run."""
-        self.views[task.run] = RunView(task.run)
-        self.send(p.Run(task, ranks, None))
+        self.views[cell.run] = RunView(cell.run)
+        ranks = None if cell.ranks is None else list(cell.ranks)
+        self.send(p.Run(p.Execute(cell.run, "cell", 1, 1), ranks, None, cell.timeout, cell.retries))
 
     def beat(self) -> None:
         """Four times a second."""

@@ -25,8 +25,8 @@ class Step:
 
 
 Program = Sequence[Step]
-Programs = dict[str, dict[int, Program]]
-"""What each rank does in each run."""
+Programs = dict[str, tuple[dict[int, Program], ...]]
+"""What each rank does in each run, by the attempt; the last goes for all that follow."""
 
 
 class Group:
@@ -148,7 +148,7 @@ class Rank:
         world: World,
         node: Node,
         keeper: Keeper | None,
-        programs: dict[str, dict[int, Program]],
+        programs: Programs,
         rank: int,
         pid: int,
     ) -> None:
@@ -162,6 +162,7 @@ class Rank:
         self.inbox: deque[p.Task] = deque()
         self.busy = True
         self.running = ""
+        self.attempt = 1
         self.unwanted: set[str] = set()
         self.steps: deque[Step] = deque()
         self.here: Step | None = None
@@ -195,6 +196,8 @@ class Rank:
             case _:
                 if isinstance(task, p.Regroup):
                     self.supersede(task.generation)
+                elif isinstance(task, p.Execute):
+                    self.unwanted.discard(task.run)  # an interrupt before it was meant for an earlier attempt
                 self.inbox.append(task)
                 self.next()
 
@@ -226,7 +229,9 @@ class Rank:
 
     def insist(self, run: str) -> None:
         """The signal was not enough: cut the connections of the group, and signal again."""
-        if not self.alive or self.stuck or self.running != run:
+        if not self.alive or self.stuck or self.running != run or run not in self.unwanted:
+            return
+        if self.leaving:  # it has heard the signal, waits for nobody and may be saving its work
             return
         self.severed = True
         if self.group is not None:
@@ -252,9 +257,9 @@ class Rank:
         """Do the next task, if none is being done."""
         while self.alive and not self.busy and self.inbox:
             match self.inbox.popleft():
-                case p.Execute(run=run):
+                case p.Execute(run=run, attempt=attempt):
                     self.busy = True
-                    self.execute(run)
+                    self.execute(run, attempt)
                 case p.Regroup(generation=generation, together=together):
                     self.busy = True
                     self.join(generation, together)
@@ -291,14 +296,16 @@ class Rank:
             self.say(p.GroupFailed(self.rank, generation, error("communication")))
             self.idle()
 
-    def execute(self, run: str) -> None:
+    def execute(self, run: str, attempt: int) -> None:
         """Begin a cell."""
+        self.attempt = attempt
         if run in self.unwanted:
             self.end(p.Interrupted(self.rank, run, 0.0, self.health(), "before it began"))
             return
         self.say(p.Started(self.rank, run))
         self.running, self.lines, self.calls = run, 0, 0
-        self.steps = deque(self.programs[run][self.rank])
+        attempts = self.programs[run]
+        self.steps = deque(attempts[min(attempt, len(attempts)) - 1][self.rank])
         self.step()
 
     def step(self) -> None:
@@ -312,7 +319,7 @@ class Rank:
             match here.kind:
                 case "print":
                     self.lines += 1
-                    self.node.write(self, f"{self.running} {self.rank} {self.lines}\n")
+                    self.node.write(self, f"{self.running} {self.attempt} {self.rank} {self.lines}\n")
                 case "issue":
                     if self.group is not None:
                         self.group.issue(self, self.label())
@@ -323,7 +330,7 @@ class Rank:
                     self.end(p.Failed(self.rank, self.running, 0.0, self.health(), error("exception")))
                     return
                 case "exit":
-                    self.end(p.Finished(self.rank, self.running, 0.0, self.health(), 3))
+                    self.end(p.Failed(self.rank, self.running, 0.0, self.health(), error("exit"), 3))
                     return
                 case "die":
                     self.die("was killed by SIGKILL")
@@ -336,7 +343,7 @@ class Rank:
     def label(self) -> str:
         """What a collective is for: the same on all ranks, if they are in the same cell."""
         self.calls += 1
-        return f"collective {self.calls} of {self.running}"
+        return f"collective {self.calls} of {self.running}, attempt {self.attempt}"
 
     def enter(self) -> None:
         """Enter a collective and wait."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
+from modal_magic import protocol as p
 from tests.simulation.ranks import Kind, Program, Step
 
 __all__ = ["Cell", "Fault", "Schedule", "draw"]
@@ -15,12 +16,17 @@ NEVER = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell and what it does on each rank. A hasty one is sent without waiting for the one before it."""
+    """A cell and what it does on each rank, by the attempt; the last program goes for all that follow.
+
+    A hasty one is sent without waiting for the one before it. `timeout` in seconds.
+    """
 
     run: str
     ranks: tuple[int, ...] | None
-    programs: dict[int, Program]
-    hasty: bool
+    programs: tuple[dict[int, Program], ...]
+    hasty: bool = False
+    timeout: float | None = None
+    retries: p.Retries | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,8 @@ class Schedule:
     ranks_per_node: int
     grouped: bool
     lease: float
+    idle: float | None
+    max_lifetime: float | None
     slowest: float
     cells: tuple[Cell, ...]
     faults: tuple[Fault, ...]
@@ -57,19 +65,26 @@ class Schedule:
         told = [
             f"seed {self.seed}: {self.nodes} nodes × {self.ranks_per_node} ranks, "
             f"{'a process group' if self.grouped else 'no process group'}, lease {self.lease:.1f} s, "
+            f"idle {self.idle}, max-lifetime {self.max_lifetime}, "
             f"messages take up to {self.slowest * 1000:.1f} ms"
         ]
         for number, cell in enumerate(self.cells):
             told.append(f"cell {cell.run} on {'all ranks' if cell.ranks is None else f'ranks {cell.ranks}'}")
-            plain = max(cell.programs.values(), key=lambda one: sum(one == other for other in cell.programs.values()))
-            told.append(f"    all: {_program(plain)}")
-            told += [f"    rank {rank}: {_program(own)}" for rank, own in cell.programs.items() if own != plain]
+            told.append(f"    timeout {cell.timeout}, {cell.retries}")
+            for attempt, programs in enumerate(cell.programs, 1):
+                told += _told(attempt, list(programs.values()), programs)
             told += [
                 f"    after {fault.delay:.4f} s: {fault.kind} {fault.target} ({fault.seconds:.3f} s)"
                 for fault in self.faults
                 if fault.cell == number
             ]
         return told
+
+
+def _told(attempt: int, all_of_them: list[Program], programs: dict[int, Program]) -> list[str]:
+    plain = max(all_of_them, key=all_of_them.count)
+    told = [f"    attempt {attempt}: {_program(plain)}"]
+    return told + [f"        rank {rank}: {_program(own)}" for rank, own in programs.items() if own != plain]
 
 
 def _program(program: Program) -> str:
@@ -87,14 +102,26 @@ FAULTS = {
     "kill agent": 1,
     "still node": 3,
     "reset node": 3,
+    "noisy node": 2,
+    "full node": 1,
+    "cut node": 0.2,
+    "new agent": 2,
     "still client": 2,
     "reset client": 2,
-    "other client": 2,
+    "noisy client": 2,
+    "full client": 2,
+    "other client": 1,
+    "visitor": 2,
+    "other runs": 2,
     "other interrupts": 2,
+    "cancel": 2,
     "new kernel": 2,
     "stop": 0.3,
+    "full stop": 0.3,
     "kill gateway": 0.3,
 }
+"""What befalls a session, and how often. A peer that is full takes nothing for a while; a full stop is the user's whose
+kernel is full."""
 
 
 def draw(seed: int) -> Schedule:
@@ -111,6 +138,8 @@ def draw(seed: int) -> Schedule:
         ranks_per_node,
         random.random() < 0.9,
         _between(random, 0.3, 1.5),
+        _between(random, 1.0, 10.0) if random.random() < 0.1 else None,
+        _between(random, 0.5, 20.0) if random.random() < 0.1 else None,
         random.choice((5e-4, 5e-3, 0.03)),
         cells,
         tuple(faults),
@@ -127,6 +156,7 @@ def _cell(random: Random, run: str, size: int) -> Cell:
     kinds: tuple[Kind, ...] = ("print", "compute", "collective") if ranks is None else ("print", "compute")
     plain = [_step(random, random.choice(kinds)) for _ in range(random.randint(1, 4))]
     programs: dict[int, Program] = dict.fromkeys(chosen, tuple(plain))
+    sound = programs.copy()
     for _ in range(random.choice((0, 1, 1, 2, 3))):
         rank = random.choice(chosen)
         own = list(programs[rank])
@@ -138,7 +168,20 @@ def _cell(random: Random, run: str, size: int) -> Cell:
     if random.random() < 0.1:  # the same on every rank
         last = _step(random, random.choice(SPECIAL))
         programs = {rank: (*own, last) for rank, own in programs.items()}
-    return Cell(run, ranks, programs, random.random() < 0.2)
+    return Cell(
+        run,
+        ranks,
+        (programs, random.choice((sound, programs))),
+        random.random() < 0.2,
+        _between(random, 0.05, 3.0) if random.random() < 0.15 else None,
+        _retries(random) if random.random() < 0.3 else None,
+    )
+
+
+def _retries(random: Random) -> p.Retries:
+    return p.Retries(
+        random.randint(1, 3), random.choice((0.0, 0.1, 1.0)), random.choice((1.0, 2.0)), 1.5, random.random() < 0.4
+    )
 
 
 def _step(random: Random, kind: Kind) -> Step:
@@ -155,4 +198,5 @@ def _step(random: Random, kind: Kind) -> Step:
 
 def _fault(random: Random, kind: str, cells: int, size: int, nodes: int) -> Fault:
     target = random.randrange(size if kind in ("lose", "restart") else nodes)
-    return Fault(random.randrange(cells), _between(random, 1e-4, 2.0), kind, target, _between(random, 0.01, 4.0))
+    seconds = _between(random, 2.0, 30.0) if kind == "cut node" else _between(random, 0.01, 4.0)
+    return Fault(random.randrange(cells), _between(random, 1e-4, 2.0), kind, target, seconds)

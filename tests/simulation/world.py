@@ -7,10 +7,20 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-__all__ = ["Violation", "Wire", "World"]
+from modal_magic import protocol as p
+
+__all__ = ["Violation", "Wire", "World", "is_beat"]
+
+BEATS = (p.encode(p.Beat()), p.encode(p.Tally(0, 0))[:-2])
+"""How beats begin: those of agents and of the gateway to them, and those to clients."""
 
 MOST_EVENTS = 400_000
 """So many events no schedule needs: one that has more goes round in circles."""
+
+
+def is_beat(frames: list[bytes]) -> bool:
+    """Whether a message says no more than that its sender lives."""
+    return frames[-1].startswith(BEATS)
 
 
 class Violation(AssertionError):
@@ -28,10 +38,14 @@ class World:
         self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._count = 0
 
+    def at(self, when: float, action: Callable[..., None], *arguments: object) -> None:
+        """Have something happen at a time."""
+        self._count += 1
+        heapq.heappush(self._heap, (when, self._count, action, arguments))
+
     def after(self, seconds: float, action: Callable[..., None], *arguments: object) -> None:
         """Have something happen in a while."""
-        self._count += 1
-        heapq.heappush(self._heap, (self.now + seconds, self._count, action, arguments))
+        self.at(self.now + seconds, action, *arguments)
 
     def run(self, until: Callable[[], bool], limit: float) -> bool:
         """Let things happen until a condition holds, for at most `limit` seconds. Whether it came to hold."""
@@ -60,8 +74,9 @@ class World:
 class Wire:
     """One peer's connection to the gateway, as a DEALER and a ROUTER see it over TCP.
 
-    Within a connection order holds and nothing is lost; it can stand still for a while. Where it breaks, what was under
-    way is lost in both directions; the peer's side keeps what is sent until it is connected again, the gateway's drops.
+    Within a connection order holds and nothing is lost; it can stand still for a while, or be full. Where it breaks,
+    what was under way is lost in both directions; the peer's side keeps what is sent until it is connected again, the
+    gateway's drops. A noisy one is worse than any TCP: it drops, doubles and swaps.
     """
 
     def __init__(
@@ -76,7 +91,8 @@ class Wire:
         self.connection = 0
         self.connected = True
         self.gone = False
-        self.still_until = 0.0
+        self.still_until = self.full_until = self.noisy_until = 0.0
+        self._hands_over = False
         self._last = [0.0, 0.0]
         self._under_way: tuple[deque[list[bytes]], deque[list[bytes]]] = (deque(), deque())
         self._kept: list[list[bytes]] = []
@@ -88,21 +104,49 @@ class Wire:
         """Whether a word that is said now is heard soon."""
         return self.connected and not self.gone and self.world.now >= self.still_until
 
+    @property
+    def takes(self) -> bool:
+        """Whether a message can be sent now."""
+        return self.connected and not self.gone and self.world.now >= self.full_until
+
     def up(self, frames: list[bytes]) -> None:
         """The peer sends."""
         if self.gone:
             return
         if not self.connected:
             self._kept.append(frames)
+        elif not self._hands_over and self._is_swift(0, frames):
+            self.to_gateway(frames)
         else:
             self._carry(0, frames)
 
     def down(self, frames: list[bytes]) -> None:
         """The gateway sends."""
-        if self.connected and not self.gone:
+        if self._is_swift(1, frames):
+            self._hands_over = True  # the gateway is in the middle of its turn: an answer is another message
+            self.to_peer(frames)
+            self._hands_over = False
+        elif self.connected and not self.gone:
             self._carry(1, frames)
 
+    def _is_swift(self, way: int, frames: list[bytes]) -> bool:
+        """Whether a message takes no time: a beat on an idle connection, for beats are many."""
+        noisy = self.world.now < self.noisy_until
+        return is_beat(frames) and self.flows and not noisy and not self._under_way[way]
+
     def _carry(self, way: int, frames: list[bytes]) -> None:
+        world, under_way = self.world, self._under_way[way]
+        if world.now < self.noisy_until:
+            chance = world.random.random()
+            if chance < 0.15:
+                return
+            if chance < 0.3:
+                self._send(way, frames)
+            elif chance < 0.45 and under_way:
+                frames, under_way[-1] = under_way[-1], frames
+        self._send(way, frames)
+
+    def _send(self, way: int, frames: list[bytes]) -> None:
         world = self.world
         self._under_way[way].append(frames)
         arrival = self._last[way] = max(self._last[way], world.now + world.between(5e-5, self.slowest))
@@ -124,6 +168,18 @@ class Wire:
         self.world.note(self.peer, f"-- its connection stands still for {seconds:.3f} s")
         self.still_until = max(self.still_until, self.world.now + seconds)
         self.last_fault = max(self.last_fault, self.still_until)
+
+    def be_full(self, seconds: float) -> None:
+        """Nothing can be sent for a while."""
+        self.world.note(self.peer, f"-- its connection is full for {seconds:.3f} s")
+        self.full_until = max(self.full_until, self.world.now + seconds)
+        self.last_fault = max(self.last_fault, self.full_until)
+
+    def be_noisy(self, seconds: float) -> None:
+        """Messages are lost, doubled and swapped for a while."""
+        self.world.note(self.peer, f"-- its connection is noisy for {seconds:.3f} s")
+        self.noisy_until = max(self.noisy_until, self.world.now + seconds)
+        self.last_fault = max(self.last_fault, self.noisy_until)
 
     def reset(self, seconds: float) -> None:
         """The connection breaks, and is made anew after a while."""
