@@ -13,12 +13,11 @@ from modal_magic import protocol as p
 from modal_magic.lines import utf8_size
 from modal_magic.segments import HEADER_BYTES, Entry, Segments, frame, split
 
-__all__ = ["LOG_BYTES", "EventLog"]
+__all__ = ["EventLog"]
 
 MEMORY_BYTES = 4 * 1024 * 1024
 WITHOUT_DISK = 8
 """How many times as much is held in memory while nothing can be written to disk."""
-LOG_BYTES = 1_000_000_000
 RUNS = 10_000
 """Of so many runs it is known where they lie: the newest."""
 INDEX_BYTES = 64 * 1024
@@ -50,7 +49,7 @@ class EventLog:
     A class because files must be closed.
     """
 
-    def __init__(self, folder: Path, limit: int = LOG_BYTES, memory: int = MEMORY_BYTES) -> None:
+    def __init__(self, folder: Path, limit: int, memory: int = MEMORY_BYTES) -> None:
         self.newest = 0
         self.fault = ""
         self._files = Segments(folder, limit)

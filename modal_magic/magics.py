@@ -12,6 +12,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from modal_magic import config, registry
 from modal_magic.attaching import notebook_of, show_missed, to_return_to
+from modal_magic.background import attend, exits
 from modal_magic.checking import check_cell, chosen_ranks
 from modal_magic.errors import ModalMagicError, SessionError, UsageError
 from modal_magic.magic_options import options_of
@@ -25,7 +26,7 @@ from modal_magic.resources import Resources
 from modal_magic.run import Run
 from modal_magic.session import TOP_FRAMES
 from modal_magic.transcript import RunLog, left_behind
-from modal_magic.view.background import CellOutput, attend, exits
+from modal_magic.view.cell_output import CellOutput
 from modal_magic.view.console import follow
 from modal_magic.view.logs import save_log, show_log
 from modal_magic.view.money import cost_line
@@ -171,8 +172,8 @@ class ModalMagics(Magics):
     @options_of("modal_interrupt")
     def modal_interrupt(self, line: str) -> None:
         """Interrupt the run of a session that goes on: one in the background, or of another kernel."""
-        session = self.sessions.existing(parse_line(line, TABLES["modal_interrupt"]))
-        run = session.interrupt()
+        with self.sessions.looked_at(self.sessions.named(parse_line(line, TABLES["modal_interrupt"]))) as session:
+            run = session.interrupt()
         say(f"{session.name}: {'no run is in progress' if run is None else f'run {run} is interrupted'}")
 
     @line_magic
@@ -192,9 +193,9 @@ class ModalMagics(Magics):
     def modal_restart(self, line: str) -> None:
         """Start ranks of a session anew, without variables: all, or those that `--rank` names."""
         given = parse_line(line, TABLES["modal_restart"])
-        session = self.sessions.existing(given)
-        ranks = chosen_ranks(given.get("rank"), session.world_size)
-        session.restart(ranks)
+        with self.sessions.looked_at(self.sessions.named(given)) as session:
+            ranks = chosen_ranks(given.get("rank"), session.world_size)
+            session.restart(ranks)
         plural = "s" * (session.world_size != 1)
         fresh = f"{session.world_size} fresh rank{plural}" if ranks is None else f"{name_ranks(ranks)} started anew"
         say(f"{session.name}: {fresh}, {session.state}")

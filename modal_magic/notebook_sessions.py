@@ -114,7 +114,7 @@ class NotebookSessions:
 
     @contextlib.contextmanager
     def looked_at(self, name: str) -> Iterator[Session]:
-        """The session of this name to read of. One that this kernel does not use is not kept by that."""
+        """The session of this name for one request. One that this kernel does not use is not kept by that."""
         session = self._known(name)
         if session is not None:
             yield session
@@ -160,10 +160,6 @@ class NotebookSessions:
         if session is not None and session.idle and not session.unseen():
             session.detach()
             del self.attached[name]
-
-    def existing(self, given: Mapping[str, object]) -> Session:
-        """The session that a line names, or the current one. Raises UsageError where there is none."""
-        return self.find(self.named(given))
 
     def named(self, given: Mapping[str, object]) -> str:
         """The name of the session that a line means. Raises UsageError where this notebook has none."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from modal_magic.background import ending
 from modal_magic.run import Run
 from modal_magic.session import Session
-from modal_magic.view.background import CellOutput, ending
-from modal_magic.view.console import show
+from modal_magic.view.cell_output import CellOutput, show
 
 __all__ = ["Notices", "say"]
 

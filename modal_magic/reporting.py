@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
+
+from modal_magic.this_rank import rank_shell
 
 if TYPE_CHECKING:
     from modal_magic.node.progress import Reporter
@@ -45,10 +46,7 @@ def report(*, step: float | None = None, total: float | None = None, **metrics: 
 
 def _reporter() -> Reporter | None:
     """That of the rank that this process is."""
-    room = sys.modules.get("modal_magic.node.shell")
-    shell = room.RankShell._instance if room is not None else None
-    reporter: Reporter | None = getattr(shell, "reporter", None)
-    return reporter
+    return getattr(rank_shell(), "reporter", None)
 
 
 def _told(reporter: Reporter, iterable: Iterable[Item], total: float | None, label: str) -> Iterator[Item]:

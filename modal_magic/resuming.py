@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from modal_magic.this_rank import rank_shell
 
 __all__ = ["CHECKPOINTS", "checkpoint_folder", "on_preempt"]
 
@@ -32,8 +33,7 @@ def on_preempt(hook: Hook) -> Hook:
     Modal gives a container about 30 s, of which 20 are for all functions of a rank. One of the same name replaces the
     one before. Usable as a decorator; off a rank this does nothing.
     """
-    room = sys.modules.get("modal_magic.node.shell")
-    shell = room.RankShell._instance if room is not None else None
+    shell = rank_shell()
     if shell is not None:
         shell.before_preemption[getattr(hook, "__qualname__", repr(hook))] = hook
     return hook

@@ -35,7 +35,7 @@ class GatewaySpec(Part):
     environment: dict[str, str]
     lease: float
     folder: str
-    log_limit: int = 1_000_000_000
+    log_limit: int
     idle: float | None = None
     max_lifetime: float | None = None
     client_host: str = ""

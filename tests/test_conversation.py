@@ -48,7 +48,7 @@ class Bench:
 
     def __init__(self, path: Path, seed: int = 0, faults: float = 0.0) -> None:
         self.network = Network(random.Random(seed), faults)
-        self.log = EventLog(path)
+        self.log = EventLog(path, 10**9)
         self.clients = Clients(self, self.log, LiveTable())
         self.taken: list[p.Request] = []
         self.records: list[p.Record] = []

@@ -45,7 +45,7 @@ class Rig:
         spec = GatewaySpec(
             session="noisy", host="127.0.0.1", public_key="", secret_key="", client_key="", node_key="", nodes=2,
             ranks_per_node=2, framework="none", accelerated=False, i6pn=False, environment={}, lease=1e9,
-            folder=str(folder),
+            folder=str(folder), log_limit=10**9,
         )  # fmt: skip
         self.gateway = Gateway(spec, None, self.clients, self.nodes, lambda: self.now)
         self.lines = [Delivery(number, functools.partial(self.carry, number)) for number in range(3)]

@@ -14,8 +14,7 @@ import pytest
 
 from modal_magic import Session, SessionClosed, registry
 from modal_magic.backends.base import Plan
-from modal_magic.backends.modal import _ticket
-from modal_magic.link import make_keys
+from modal_magic.backends.specifications import make_session_keys, specifications
 from modal_magic.resources import Resources
 from tests.support.notebook import notebook
 from tests.support.processes import gone, ours
@@ -119,7 +118,7 @@ def test_one_worker_that_is_left_alone_of_a_session_ends_with_all_that_it_starte
     registry.forget(f"alone-{spared}")
 
 
-def test_every_limit_of_a_session_reaches_its_gateway_on_modal() -> None:
+def test_every_limit_of_a_session_reaches_its_gateway() -> None:
     plan = Plan("s", 1, 1, None, "none", {}, lease=1.0, log_limit=2, idle=3.0, max_lifetime=4.0)
-    gateway = _ticket(plan, make_keys(), make_keys(), make_keys()).gateway
+    gateway, _ = specifications(plan, make_session_keys(), "/data/s")
     assert (gateway.lease, gateway.log_limit, gateway.idle, gateway.max_lifetime) == (1.0, 2, 3.0, 4.0)

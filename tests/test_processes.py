@@ -109,6 +109,7 @@ def test_a_start_that_its_kernel_does_not_live_to_finish_leaves_nothing(nothing_
         environment={},
         lease=1000,
         folder=str(folder),
+        log_limit=10**9,
     )
     zygote.tell(StartGateway(spec))
     up = zygote.hear()

@@ -22,7 +22,7 @@ class Plan:
     framework: str
     environment: dict[str, str]
     lease: float
-    log_limit: int = 1_000_000_000
+    log_limit: int
     idle: float | None = None
     max_lifetime: float | None = None
     containers: Containers = field(default_factory=Containers)

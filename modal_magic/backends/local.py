@@ -11,14 +11,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from modal_magic import registry
 from modal_magic.backends.base import Deployed, Plan, Reached
+from modal_magic.backends.specifications import make_session_keys, specifications
 from modal_magic.backends.zygotes import Zygote, await_ready, read_at_import, spawn
 from modal_magic.errors import SessionError
-from modal_magic.link import Keys, make_keys
 from modal_magic.protocol import Stage
-from modal_magic.resuming import CHECKPOINTS
-from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp, Settled, StartAgent, StartGateway, Take, Unable
+from modal_magic.specs import GatewayUp, Settled, StartAgent, StartGateway, Take, Unable
 
 __all__ = ["Host", "LocalBackend"]
 
@@ -108,37 +109,15 @@ class LocalBackend:
         return [spawn(environment, host.prefix) for host in self._hosts]
 
     def _start_session(self, plan: Plan, folder: Path, zygotes: list[Zygote]) -> Reached:
-        gateway, client, node = make_keys(), make_keys(), make_keys()
+        keys = make_session_keys()
+        gateway, agent = specifications(plan, keys, str(Path.cwd() / "checkpoints" / plan.session))
         began = time.time()
         for zygote in zygotes:
             await_ready(zygote, plan.framework)
             zygote.tell(Take(str(folder), os.getcwd(), sys.path, dict(os.environ)))
         stages = [Stage("zygote", began, time.time() - began), Stage("gateway", time.time())]
         address = self._hosts[0].address
-        zygotes[0].tell(
-            StartGateway(
-                GatewaySpec(
-                    session=plan.session,
-                    host=address,
-                    public_key=gateway.public,
-                    secret_key=gateway.secret,
-                    client_key=client.public,
-                    node_key=node.public,
-                    nodes=plan.nodes,
-                    ranks_per_node=plan.ranks_per_node,
-                    framework=plan.framework,
-                    accelerated=plan.gpu is not None,
-                    i6pn=False,
-                    environment={CHECKPOINTS: str(Path.cwd() / "checkpoints" / plan.session), **plan.environment},
-                    lease=plan.lease,
-                    idle=plan.idle,
-                    max_lifetime=plan.max_lifetime,
-                    folder=str(folder),
-                    log_limit=plan.log_limit,
-                    stages=stages,
-                )
-            )
-        )
+        zygotes[0].tell(StartGateway(replace(gateway, host=address, folder=str(folder), stages=stages)))
         up = zygotes[0].hear()
         if not isinstance(up, GatewayUp):
             reason = up.reason if isinstance(up, Unable) else "the gateway did not start"
@@ -147,23 +126,16 @@ class LocalBackend:
         cores = max(1, (os.cpu_count() or 1) // per_host)
         for node_rank in range(plan.nodes):
             index, place = divmod(node_rank, per_host)
-            zygotes[index].tell(
-                StartAgent(
-                    AgentSpec(
-                        session=plan.session,
-                        node_rank=node_rank,
-                        gateway_host=address,
-                        gateway_port=up.node_port,
-                        gateway_key=gateway.public,
-                        public_key=node.public,
-                        secret_key=node.secret,
-                        address=self._hosts[index].address,
-                        framework=plan.framework,
-                        cores=cores,
-                        first_accelerator=place * plan.ranks_per_node,
-                    )
-                )
+            spec = replace(
+                agent,
+                node_rank=node_rank,
+                gateway_host=address,
+                gateway_port=up.node_port,
+                address=self._hosts[index].address,
+                cores=cores,
+                first_accelerator=place * plan.ranks_per_node,
             )
+            zygotes[index].tell(StartAgent(spec))
         for zygote in zygotes:
             zygote.tell(Settled())
-        return Reached(address, up.client_port, gateway.public, Keys(client.public, client.secret), up.pid)
+        return Reached(address, up.client_port, keys.gateway.public, keys.client, up.pid)

@@ -16,12 +16,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec.structs import replace
+
 from modal_magic.backends.base import Deployed, Plan, Reached
+from modal_magic.backends.specifications import SessionKeys, make_session_keys, specifications
 from modal_magic.errors import SessionError
-from modal_magic.link import Keys, make_keys
 from modal_magic.protocol import Stage
-from modal_magic.resuming import CHECKPOINTS
-from modal_magic.specs import AgentSpec, GatewaySpec
 
 if TYPE_CHECKING:
     import modal
@@ -135,8 +135,8 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
         if abandoned.is_set():
             raise SessionError("the start of the session was interrupted")
         build = Stage("build", began, time.time() - began)
-        gateway, client, node = make_keys(), make_keys(), make_keys()
-        ticket = _ticket(plan, gateway, client, node, build)
+        keys = make_session_keys()
+        ticket = _ticket(plan, keys, build)
         meeting = Meeting(key)
         meeting.put("ticket", ticket)
         calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key))
@@ -167,7 +167,7 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
         raise
     started = Started(key, [call.object_id for call in calls], bridge)
     checked = key if containers.scaledown is None else ""  # else containers are kept on purpose
-    return Reached(host, port, gateway.public, client, 0, notice, checked), started
+    return Reached(host, port, keys.gateway.public, keys.client, 0, notice, checked), started
 
 
 def _answers(host: str, port: int) -> bool:
@@ -183,48 +183,18 @@ def _answers(host: str, port: int) -> bool:
         return False
 
 
-def _ticket(plan: Plan, gateway: Keys, client: Keys, node: Keys, build: Stage) -> Ticket:
+def _ticket(plan: Plan, keys: SessionKeys, build: Stage) -> Ticket:
     from modal_magic.backends.modal_meeting import Ticket
 
     patience, now = plan.containers.startup_timeout, time.time()
     queued = [Stage("queue", now, node=node_rank) for node_rank in range(plan.nodes)]
     volumes = [volume.partition(":")[2] for volume in plan.containers.volume]
     lasting = volumes[0] if volumes else "/tmp/checkpoints"  # without a volume they last as long as a container
+    gateway, agent = specifications(plan, keys, f"{lasting}/{plan.session}")
+    stages = [build, Stage("gateway", now), *queued]
     return Ticket(
-        gateway=GatewaySpec(
-            session=plan.session,
-            host="",
-            public_key=gateway.public,
-            secret_key=gateway.secret,
-            client_key=client.public,
-            node_key=node.public,
-            nodes=plan.nodes,
-            ranks_per_node=plan.ranks_per_node,
-            framework=plan.framework,
-            accelerated=plan.gpu is not None,
-            i6pn=True,
-            environment={CHECKPOINTS: f"{lasting}/{plan.session}", **plan.environment},
-            lease=plan.lease,
-            log_limit=plan.log_limit,
-            idle=plan.idle,
-            max_lifetime=plan.max_lifetime,
-            folder="",
-            patience=patience,
-            stages=[build, Stage("gateway", now), *queued],
-        ),
-        agent=AgentSpec(
-            session=plan.session,
-            node_rank=0,
-            gateway_host="",
-            gateway_port=0,
-            gateway_key=gateway.public,
-            public_key=node.public,
-            secret_key=node.secret,
-            address="",
-            framework=plan.framework,
-            cores=round(plan.containers.cpu or 0),
-            first_accelerator=0,
-        ),
+        gateway=replace(gateway, i6pn=True, patience=patience, stages=stages),
+        agent=replace(agent, cores=round(plan.containers.cpu or 0)),
         patience=patience,
         link=plan.link,
     )

@@ -15,7 +15,7 @@ from modal_magic import registry
 from modal_magic.errors import ModalMagicError
 from modal_magic.link_thread import LinkThread
 from modal_magic.server.watched import Watched
-from modal_magic.view.snapshot import Snapshot
+from modal_magic.view.snapshot import Snapshot, without_courses
 
 __all__ = ["Hub", "changes"]
 
@@ -74,7 +74,8 @@ class Hub:
             stale = watched.running and now - self._taken.get(name, 0.0) > 1.0
             if watched.dirty or stale or name not in self._shots:
                 self._taken[name] = now
-                self._shots[name] = _without_courses(watched.snapshot())
+                shot = watched.snapshot()
+                self._shots[name] = without_courses(shot) if len(shot.ranks) > COURSES else shot
         return dict(self._shots)
 
     async def find(self, name: str) -> Watched | None:
@@ -178,15 +179,3 @@ def changes(before: dict[str, Snapshot], now: dict[str, Snapshot]) -> Patch:
         if fields or rows:
             patch[name] = {**fields, "now": shot.now, **({"ranks": rows} if rows else {})}
     return patch
-
-
-def _without_courses(shot: Snapshot) -> Snapshot:
-    if len(shot.ranks) <= COURSES:
-        return shot
-    rows = tuple(
-        msgspec.structs.replace(
-            row, metrics=tuple(msgspec.structs.replace(metric, steps=(), values=()) for metric in row.metrics)
-        )
-        for row in shot.ranks
-    )
-    return msgspec.structs.replace(shot, ranks=rows)

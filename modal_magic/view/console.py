@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 import threading
 import time
 from collections import deque
@@ -12,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from modal_magic import protocol as p
+from modal_magic.view.cell_output import show
 from modal_magic.view.failure import headline
 from modal_magic.view.pacing import REST_BYTES, allowance_for, fair_rest, pieces, size_of, text_size
 from modal_magic.view.picture import Picture
@@ -21,7 +21,7 @@ from modal_magic.view.text import Part, TextView, bytes_in_words
 if TYPE_CHECKING:
     from modal_magic.run import Run
 
-__all__ = ["TURN_SECONDS", "follow", "show"]
+__all__ = ["TURN_SECONDS", "follow"]
 
 IDLE_SECONDS = 1.0
 """How long a turn waits for something to show; any event ends the wait."""
@@ -31,21 +31,6 @@ TURN_SECONDS = 0.02
 """After one page the next gathers so long; the first goes out at once."""
 MERGE_TURN_SECONDS = 0.1
 """The same where equal lines are merged: the slower ranks need time to say them."""
-
-
-def show(part: Part) -> None:
-    """Put text or a rich output into the cell's output."""
-    if not isinstance(part, p.Display):
-        target = sys.stderr if part[0] == "stderr" else sys.stdout
-        target.write(part[1])
-        target.flush()
-        return
-    if part.kind == "clear":
-        return  # one rank must not clear what the others have shown
-    from IPython.display import publish_display_data
-
-    transient = {"display_id": f"rank-{part.rank}-{part.display_id}"} if part.display_id else None
-    publish_display_data(part.data, part.metadata, transient=transient, update=part.kind == "update")
 
 
 def follow(

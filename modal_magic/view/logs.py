@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from modal_magic import protocol as p
 from modal_magic.errors import UsageError
 from modal_magic.lines import Line, newest_lines, read_lines
-from modal_magic.view.console import TURN_SECONDS, show
+from modal_magic.view.cell_output import show
+from modal_magic.view.console import TURN_SECONDS
 from modal_magic.view.pacing import PIECE, allowance_for, size_of
 from modal_magic.view.text import bytes_in_words
 

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 import msgspec
 
+from modal_magic.view.cell_output import publish_here
 from modal_magic.view.model import RunView
 from modal_magic.view.saved import as_html, as_plain, progress_line
-from modal_magic.view.snapshot import Snapshot
+from modal_magic.view.snapshot import Snapshot, without_courses
 
 __all__ = ["MIME", "BlockPicture", "DisplayPicture", "LinePicture", "Picture", "choose_picture"]
 
@@ -45,10 +46,10 @@ class Picture(Protocol):
 
 
 class _Pace:
-    """When a picture of a run is due."""
+    """When a picture of a run is due: every so many `seconds`, which may grow."""
 
     def __init__(self, run: RunView, seconds: float, growth: float = 1.0) -> None:
-        self._run, self._seconds, self._growth = run, seconds, growth
+        self.seconds, self._run, self._growth = seconds, run, growth
         self._began = 0.0
         self._last: float | None = None
 
@@ -63,10 +64,10 @@ class _Pace:
             told = any(rank.gauges.bars or rank.gauges.curves for rank in ranks)
             if not told and now - self._began < APPEAR_SECONDS:
                 return False
-        elif not over and now - self._last < self._seconds:
+        elif not over and now - self._last < self.seconds:
             return False
         if self._last is not None:
-            self._seconds *= self._growth
+            self.seconds *= self._growth
         self._last = now
         return True
 
@@ -76,14 +77,7 @@ class _Pace:
             return None
         if self._last is None:
             return APPEAR_SECONDS / 4
-        return max(0.01, self._last + self._seconds - time.monotonic())
-
-
-def publish_here(data: dict[str, Any], display_id: str, update: bool) -> None:
-    """Put a rich output into the output of the cell that runs now."""
-    from IPython.display import publish_display_data
-
-    publish_display_data(data, transient={"display_id": display_id}, update=update)
+        return max(0.01, self._last + self.seconds - time.monotonic())
 
 
 class DisplayPicture:
@@ -102,7 +96,7 @@ class DisplayPicture:
         if self._pace.due(over):
             shot = self._take()
             if len(shot.ranks) > MANY_RANKS:
-                self._pace._seconds = MANY_SECONDS
+                self._pace.seconds = MANY_SECONDS
             self._publish(bundle(shot), f"modal-magic-{self._run.run}", self._shown)
             self._shown = True
         return self._pace.wait()
@@ -164,14 +158,6 @@ def choose_picture(in_jupyter: bool, run: RunView, take: Callable[[], Snapshot])
 
 def bundle(shot: Snapshot) -> dict[str, Any]:
     """A snapshot in every form that a front end may know."""
-    small = shot
-    if len(shot.ranks) > MANY_RANKS:
-        rows = tuple(
-            msgspec.structs.replace(
-                row, metrics=tuple(msgspec.structs.replace(metric, steps=(), values=()) for metric in row.metrics)
-            )
-            for row in shot.ranks
-        )
-        small = msgspec.structs.replace(shot, ranks=rows)
+    small = without_courses(shot) if len(shot.ranks) > MANY_RANKS else shot
     data = msgspec.json.decode(msgspec.json.encode(small))  # a NaN becomes null, for JSON has none
     return {MIME: data, "text/html": as_html(shot), "text/plain": as_plain(shot)}

@@ -23,6 +23,7 @@ __all__ = [
     "columns",
     "snapshot",
     "where_it_runs",
+    "without_courses",
 ]
 
 WAITING_SECONDS = 1.0
@@ -330,3 +331,14 @@ def _failure(run: RunView, world_size: int) -> Failure:
         others=rest,
         advice=advice,
     )
+
+
+def without_courses(shot: Snapshot) -> Snapshot:
+    """A snapshot without the courses of its metrics, which are most of it where there are many ranks."""
+    rows = tuple(
+        msgspec.structs.replace(
+            row, metrics=tuple(msgspec.structs.replace(metric, steps=(), values=()) for metric in row.metrics)
+        )
+        for row in shot.ranks
+    )
+    return msgspec.structs.replace(shot, ranks=rows)

@@ -108,6 +108,7 @@ def simulate(nodes: int, ranks_per_node: int) -> Iterator[Session]:
         environment={},
         lease=60.0,
         folder=str(registry.folder_of(name)),
+        log_limit=10**9,
     )
     with _process("gateway", msgspec.msgpack.encode(spec)) as process:
         assert process.stdout is not None

@@ -383,4 +383,5 @@ def _specification(schedule: Schedule, folder: str) -> GatewaySpec:
         idle=schedule.idle,
         max_lifetime=schedule.max_lifetime,
         folder=folder,
+        log_limit=10**9,
     )
