@@ -31,7 +31,7 @@ Batches = dict[int, tuple[int, list[bytes]]]
 
 
 @dataclass(slots=True)
-class Client:
+class KnownClient:
     """One client. `outbox` has replies that go out once the records up to their number have.
 
     A fresh one is told all bars and metrics once it has its records, for they are of runs that it must know.
@@ -59,15 +59,15 @@ class Clients:
     def __init__(self, door: Door, log: EventLog, live: LiveTable) -> None:
         self.runs = KnownRuns(log)
         self._door, self._log, self._live = door, log, live
-        self._present: dict[bytes, Client] = {}
-        self._away: dict[bytes, Client] = {}
+        self._present: dict[bytes, KnownClient] = {}
+        self._away: dict[bytes, KnownClient] = {}
         self._leaving = False
 
     def __len__(self) -> int:
         """How many are attached and keep the session: those that only watch do not."""
         return sum(not client.watches for client in self._present.values())
 
-    def present(self, identity: bytes) -> Client | None:
+    def present(self, identity: bytes) -> KnownClient | None:
         """An attached client."""
         return self._present.get(identity)
 
@@ -118,7 +118,7 @@ class Clients:
         client = self._present.pop(identity, None) or self._away.pop(identity, None)
         if client is None:
             first = self.runs.begun(runs)
-            client = Client(first, first, now)
+            client = KnownClient(first, first, now)
             if request.since is None:
                 client.replay = Replay(newest, {known.run: known.shown for known in runs})
         client.heard, client.reachable = now, True
@@ -153,7 +153,7 @@ class Clients:
         waits = [self._send(identity, client, shared) for identity, client in self._present.items()]
         return min((seconds for seconds in waits if seconds is not None), default=None)
 
-    def _send(self, identity: bytes, client: Client, shared: Batches) -> float | None:
+    def _send(self, identity: bytes, client: KnownClient, shared: Batches) -> float | None:
         """Send a client what it lacks, as far as it takes it; the answer is that of `broadcast`."""
         if not client.reachable and not self._leaving:
             return None  # the next beat sees whether it is there again
@@ -179,7 +179,7 @@ class Clients:
             ready = client.reachable and client.sent >= self._log.newest and not client.fresh
             client.fresh = not (ready and self._door.send(identity, news))
 
-    def _batch(self, client: Client, shared: Batches) -> tuple[int, list[bytes]]:
+    def _batch(self, client: KnownClient, shared: Batches) -> tuple[int, list[bytes]]:
         """The next batch for a client; those that are at the same number share it."""
         replay = client.replay if client.replay is not None and client.sent < client.replay.until else None
         if replay is None and client.sent in shared:

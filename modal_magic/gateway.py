@@ -64,7 +64,7 @@ class Gateway:
         self.agents = Agents(nodes, spec.nodes)
         topology = Topology(spec.nodes, spec.ranks_per_node)
         self.machine = s.Machine(
-            s.Plan(
+            s.Settings(
                 topology,
                 grouped=store is not None,
                 accelerated=spec.accelerated,
@@ -151,7 +151,7 @@ class Gateway:
 
     def _take(self, node_rank: int, event: p.NodeEvent) -> None:
         rank = getattr(event, "rank", None)
-        if rank is not None and rank not in self.machine.plan.topology.ranks_of(node_rank):
+        if rank is not None and rank not in self.machine.settings.topology.ranks_of(node_rank):
             return
         if isinstance(event, p.Output):
             for part, withheld in self.flows.divide(event):
@@ -193,7 +193,7 @@ class Gateway:
             case p.Detach():
                 self._handle(s.Attendance(len(self.clients)))
             case p.Run():
-                ranks = self.machine.plan.topology.world_size if request.ranks is None else len(request.ranks) or 1
+                ranks = self.machine.settings.topology.world_size if request.ranks is None else len(request.ranks) or 1
                 self.flows.add(request.task.run, request.output_limit, ranks, self.now())
                 self._handle(s.Asked(identity, request))
             case p.InterruptRun(run=run) if run not in self.clients.runs:
@@ -220,7 +220,7 @@ class Gateway:
         welcome = p.Attached(
             p.VERSION,
             self.spec.session,
-            machine.plan.topology.world_size,
+            machine.settings.topology.world_size,
             0,
             0,
             str(machine.state),
@@ -285,7 +285,7 @@ class Gateway:
                 # A rank that breaks the protocol is not to be trusted with another cell.
                 self._record(p.Notice(f"{error}; the rank is started anew"))
                 if isinstance(rank := getattr(item, "rank", None), int):
-                    node_rank = self.machine.plan.topology.node_of(rank)
+                    node_rank = self.machine.settings.topology.node_of(rank)
                     self.agents.tell(node_rank, p.KillRanks([rank]))
                 effects = error.effects
             for effect in effects:

@@ -75,7 +75,7 @@ class StackDesk:
         return True
 
     def _call(self, request: str, client: bytes | None, depth: int, now: float) -> None:
-        topology = self.machine.plan.topology
+        topology = self.machine.settings.topology
         wanted = BUSY if client is None else {state for state in RankState if state is not RankState.LOST}
         here = [number for number, rank in enumerate(self.machine.ranks) if rank.pid and rank.state in wanted]
         by_node: dict[int, list[int]] = {}

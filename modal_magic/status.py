@@ -31,7 +31,7 @@ def status_of(
         ranks=[
             p.RankStatus(
                 number,
-                machine.plan.topology.node_of(number),
+                machine.settings.topology.node_of(number),
                 rank.state,
                 rank.pid,
                 run if machine.active is not None and number in machine.active.pending else None,

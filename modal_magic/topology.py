@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from modal_magic.protocol import Place
 
-__all__ = ["Meeting", "Topology", "place", "rank_environment"]
+__all__ = ["Rendezvous", "Topology", "place", "rank_environment"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Topology:
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
+class Rendezvous:
     """What every rank is told of the whole: where node 0 is reached, and whether nodes are joined by i6pn."""
 
     address: str
@@ -40,7 +40,7 @@ class Meeting:
     i6pn: bool
 
 
-def rank_environment(topology: Topology, rank: int, meeting: Meeting, cores: int) -> dict[str, str]:
+def rank_environment(topology: Topology, rank: int, rendezvous: Rendezvous, cores: int) -> dict[str, str]:
     """The environment of a rank: all that torchrun sets, with the values that it would set, and MODAL_I6PN_ENABLED.
 
     `cores` is the number of CPU cores of the rank's node. Thread counts are max(1, cores // ranks on the node):
@@ -60,8 +60,8 @@ def rank_environment(topology: Topology, rank: int, meeting: Meeting, cores: int
         "ROLE_NAME": "default",
         "ROLE_RANK": str(rank),
         "ROLE_WORLD_SIZE": str(topology.world_size),
-        "MASTER_ADDR": meeting.address,
-        "MASTER_PORT": str(meeting.port),
+        "MASTER_ADDR": rendezvous.address,
+        "MASTER_PORT": str(rendezvous.port),
         "TORCHELASTIC_RESTART_COUNT": "0",
         "TORCHELASTIC_MAX_RESTARTS": "0",
         "TORCHELASTIC_RUN_ID": "none",
@@ -70,19 +70,19 @@ def rank_environment(topology: Topology, rank: int, meeting: Meeting, cores: int
         "MKL_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "NUMEXPR_NUM_THREADS": threads,
-        "MODAL_I6PN_ENABLED": "1" if meeting.i6pn else "0",
+        "MODAL_I6PN_ENABLED": "1" if rendezvous.i6pn else "0",
     }
 
 
 def place(
     topology: Topology,
     rank: int,
-    meeting: Meeting,
+    rendezvous: Rendezvous,
     cores: int,
     accelerated: bool,
     overrides: Mapping[str, str],
     anew: bool = False,
 ) -> Place:
     """What the worker of a rank must be told at its start; `overrides` are the user's own variables, which win."""
-    environment = rank_environment(topology, rank, meeting, cores) | dict(overrides)
+    environment = rank_environment(topology, rank, rendezvous, cores) | dict(overrides)
     return Place(rank, environment, f"cuda:{rank % topology.ranks_per_node}" if accelerated else "cpu", anew)

@@ -110,7 +110,7 @@ def test_ranks_are_launched_once_every_node_has_joined() -> None:
     rig.join(0)
     launches = rig.told(p.Launch)
     assert [(node, [place.rank for place in launch.places]) for node, launch in launches] == [(0, [0, 1]), (1, [2, 3])]
-    assert all(launch.generation == 1 and launch.store == rig.machine.plan.store for _, launch in launches)
+    assert all(launch.generation == 1 and launch.store == rig.machine.settings.store for _, launch in launches)
     assert rig.timers["group"] == s.GROUP_SECONDS
 
 

@@ -5,8 +5,8 @@ from modal_magic.state.closing import CLOSING_SECONDS
 from modal_magic.state.group import ATTEMPTS, GROUP_SECONDS
 from modal_magic.state.lease import Lease
 from modal_magic.state.machine import Machine
-from modal_magic.state.plan import Plan, Rank
 from modal_magic.state.running import VERDICT_SECONDS
+from modal_magic.state.settings import Settings
 from modal_magic.state.stalls import LOOK_SECONDS, PATIENCE_SECONDS, StallWatch, find_stall
 from modal_magic.state.startup import Startup
 from modal_magic.state.tables import (
@@ -18,6 +18,7 @@ from modal_magic.state.tables import (
     SessionState,
     UnexpectedEvent,
 )
+from modal_magic.state.truth import Rank
 from modal_magic.state.words import (
     Answer,
     Asked,
@@ -56,11 +57,11 @@ __all__ = [
     "Machine",
     "NodeGone",
     "NodeJoined",
-    "Plan",
     "Rank",
     "RankState",
     "SessionState",
     "SetTimer",
+    "Settings",
     "StallWatch",
     "Startup",
     "Stimulus",

@@ -28,7 +28,7 @@ def begin_closing(truth: Truth, reason: str) -> None:
 def while_closing(truth: Truth, stimulus: Stimulus) -> None:
     """Take what happens while nodes end."""
     match stimulus:
-        case NodeJoined(node_rank=node_rank) if node_rank in range(truth.plan.topology.nodes):
+        case NodeJoined(node_rank=node_rank) if node_rank in range(truth.settings.topology.nodes):
             truth.nodes[node_rank] = stimulus
             truth.do(Tell(node_rank, p.Shutdown()))
         case NodeGone(node_rank=node_rank):

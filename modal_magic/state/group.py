@@ -83,25 +83,25 @@ def revive(truth: Truth) -> None:
     coming = [
         number
         for number in lost
-        if truth.plan.topology.node_of(number) in truth.nodes and truth.ranks[number].attempts < ATTEMPTS
+        if truth.settings.topology.node_of(number) in truth.nodes and truth.ranks[number].attempts < ATTEMPTS
     ]
     together, before = len(coming) == len(lost), truth.together
     truth.together = together
     if coming:
         truth.group_attempts, truth.group_trouble = 0, ""  # another rank, another chance
     returned, truth.returned = truth.returned, False
-    if (coming or returned) and together and truth.plan.grouped:
+    if (coming or returned) and together and truth.settings.grouped:
         regroup(truth)
     elif (coming or returned) and truth.state is not S.LAUNCHING:
         truth.enter(S.RECOVERING)
         truth.do(SetTimer("group", GROUP_SECONDS))
-    if coming and not together and truth.plan.grouped:
+    if coming and not together and truth.settings.grouped:
         truth.generation += 1  # those that start must not come to a group that others have left already
     for number in coming:
         truth.ranks[number].attempts += 1
         truth.advance(number, p.Launch([], 0, None))
     truth.launch(coming)
-    if truth.plan.grouped and not together and (before or coming or returned):
+    if truth.settings.grouped and not together and (before or coming or returned):
         regroup(truth)  # those that are there neither wait for those that will not come nor talk to them
 
 
@@ -112,7 +112,7 @@ def open_session(truth: Truth) -> None:
         return
     if lost:
         again = "%modal_restart tries once more" if truth.by_node(lost) else "--ranks names others"
-        away = [rank for rank in lost if truth.plan.topology.node_of(rank) in truth.silent]
+        away = [rank for rank in lost if truth.settings.topology.node_of(rank) in truth.silent]
         reason = f"{name_ranks(lost)} cannot be started again: {again}"
         if away:
             reason = f"{name_ranks(away)} will be back with all variables if the node is: {again}"
@@ -129,8 +129,8 @@ def open_session(truth: Truth) -> None:
 
 def overdue(truth: Truth) -> None:
     """The time is over that ranks have to start and to form a group."""
-    if truth.meeting is None:
-        missing = [str(node) for node in range(truth.plan.topology.nodes) if node not in truth.nodes]
+    if truth.rendezvous is None:
+        missing = [str(node) for node in range(truth.settings.topology.nodes) if node not in truth.nodes]
         begin_closing(truth, f"node {', '.join(missing)} went away before the session was up")
     elif starting := truth.those(R.LAUNCHING):
         _replace(truth, starting, f"did not start within {GROUP_SECONDS:g} s and was killed")
@@ -159,7 +159,7 @@ def _no_group(truth: Truth, reason: str) -> None:
 
 def _alone(truth: Truth) -> bool:
     """Whether the ranks are not to wait for each other."""
-    return not truth.plan.grouped or not truth.together or bool(truth.group_trouble)
+    return not truth.settings.grouped or not truth.together or bool(truth.group_trouble)
 
 
 def _replace(truth: Truth, ranks: list[int], cause: str) -> None:

@@ -61,7 +61,7 @@ def _fired(truth: Truth, stimulus: Fired) -> None:
         case "group":
             overdue(truth)
         case "nodes":
-            if truth.meeting is None:
+            if truth.rendezvous is None:
                 patience_over(truth)
         case timer if timer.startswith("return of node "):
             not_returned(truth, int(timer.split()[-1]))
@@ -77,7 +77,7 @@ def _settle(truth: Truth) -> None:
     """Do what follows from the state alone, after every stimulus."""
     if truth.active is not None and not truth.active.pending:
         end_run(truth, truth.active)
-    if truth.active is None and truth.meeting is not None and not truth.restarting:
+    if truth.active is None and truth.rendezvous is not None and not truth.restarting:
         revive(truth)
         open_session(truth)
         start_next(truth)

@@ -10,7 +10,7 @@ from modal_magic.state.running import lost
 from modal_magic.state.tables import RankState
 from modal_magic.state.truth import Truth
 from modal_magic.state.words import Log, NodeGone, NodeJoined, SetTimer
-from modal_magic.topology import Meeting
+from modal_magic.topology import Rendezvous
 
 __all__ = ["await_nodes", "node_gone", "node_joined", "not_returned", "patience_over"]
 
@@ -19,7 +19,7 @@ R = RankState
 
 def node_joined(truth: Truth, joined: NodeJoined) -> None:
     """An agent has said its first word. Once all have, the ranks are started."""
-    if joined.node_rank not in range(truth.plan.topology.nodes):
+    if joined.node_rank not in range(truth.settings.topology.nodes):
         return
     if (before := truth.nodes.get(joined.node_rank)) is not None:
         if before.pid == joined.pid:  # it was asked twice
@@ -32,16 +32,16 @@ def node_joined(truth: Truth, joined: NodeJoined) -> None:
     if joined.node_rank in truth.silent:
         truth.silent.discard(joined.node_rank)
         _welcome_back(truth, joined)
-    if truth.meeting is not None and joined.node_rank == 0:  # it may have come back elsewhere
-        truth.meeting = Meeting(joined.address, joined.port, truth.plan.i6pn)
-    if truth.meeting is not None or len(truth.nodes) < truth.plan.topology.nodes:
+    if truth.rendezvous is not None and joined.node_rank == 0:  # it may have come back elsewhere
+        truth.rendezvous = Rendezvous(joined.address, joined.port, truth.settings.i6pn)
+    if truth.rendezvous is not None or len(truth.nodes) < truth.settings.topology.nodes:
         return  # of one that comes back, `revive` starts the ranks that are lost
-    truth.meeting = Meeting(truth.nodes[0].address, truth.nodes[0].port, truth.plan.i6pn)
+    truth.rendezvous = Rendezvous(truth.nodes[0].address, truth.nodes[0].port, truth.settings.i6pn)
     truth.launch(truth.those(R.LAUNCHING))
     truth.do(SetTimer("group", GROUP_SECONDS))
-    needs = truth.plan.topology.ranks_per_node
+    needs = truth.settings.topology.ranks_per_node
     short = [node.accelerators for node in truth.nodes.values() if node.accelerators < needs]
-    if truth.plan.accelerated and short:
+    if truth.settings.accelerated and short:
         found = f"found {short[0]} GPU{'s' * (short[0] != 1)} for {needs} rank{'s' * (needs != 1)} of a node"
         truth.do(Log(p.Notice(f"{found}: they run on the CPU instead")))
 
@@ -56,7 +56,7 @@ def node_gone(truth: Truth, gone: NodeGone) -> None:
         truth.do(SetTimer(f"return of node {gone.node_rank}", p.DEAD_MAN_SECONDS))
     else:
         _give_up(truth, gone.node_rank, gone.cause)
-    if truth.nodes and truth.meeting is None:  # it may come back, but nobody waits for it for ever
+    if truth.nodes and truth.rendezvous is None:  # it may come back, but nobody waits for it for ever
         truth.do(SetTimer("group", GROUP_SECONDS))
 
 
@@ -65,31 +65,31 @@ def not_returned(truth: Truth, node_rank: int) -> None:
     if node_rank not in truth.silent:
         return
     _give_up(truth, node_rank, "stopped answering")
-    if truth.nodes and truth.meeting is None and not truth.awaits_nodes:  # nobody else would end the wait
+    if truth.nodes and truth.rendezvous is None and not truth.awaits_nodes:  # nobody else would end the wait
         begin_closing(truth, f"node {node_rank} stopped answering before the session was up")
 
 
 def await_nodes(truth: Truth) -> None:
     """Have the session end after its patience while not all nodes are there."""
-    awaiting = truth.meeting is None and truth.plan.patience is not None
+    awaiting = truth.rendezvous is None and truth.settings.patience is not None
     if awaiting != truth.awaits_nodes:
         truth.awaits_nodes = awaiting
-        truth.do(SetTimer("nodes", truth.plan.patience if awaiting else None))
+        truth.do(SetTimer("nodes", truth.settings.patience if awaiting else None))
 
 
 def patience_over(truth: Truth) -> None:
     """Nodes have not come in the time that they were given."""
-    assert truth.plan.patience is not None
-    here, count = sorted(truth.nodes), truth.plan.topology.nodes
+    assert truth.settings.patience is not None
+    here, count = sorted(truth.nodes), truth.settings.topology.nodes
     queued = [node_rank for node_rank in range(count) if node_rank not in truth.nodes]
     which = f"node{'s' * (len(queued) != 1)} {format_ranks(queued)} of {count}"
     verb = "is" if len(queued) == 1 else "are"
     others = f"; node{'s' * (len(here) != 1)} {format_ranks(here)} started and ended again" if here else ""
-    begin_closing(truth, f"{which} {verb} still queued after {truth.plan.patience:g} s{others}")
+    begin_closing(truth, f"{which} {verb} still queued after {truth.settings.patience:g} s{others}")
 
 
 def _lose_ranks(truth: Truth, node_rank: int, cause: str, replaced: bool = True) -> None:
-    for rank in truth.plan.topology.ranks_of(node_rank):
+    for rank in truth.settings.topology.ranks_of(node_rank):
         if truth.ranks[rank].state is not R.LOST:
             event = p.Lost(rank, cause, replaced=replaced)
             truth.do(Log(event))
@@ -106,7 +106,7 @@ def _give_up(truth: Truth, node_rank: int, cause: str) -> None:
 
 def _welcome_back(truth: Truth, joined: NodeJoined) -> None:
     """A node that fell silent is there again: its workers have kept their variables, and leave what they ran."""
-    own = truth.plan.topology.ranks_of(joined.node_rank)
+    own = truth.settings.topology.ranks_of(joined.node_rank)
     back = [alive for alive in joined.workers if alive.rank in own and truth.ranks[alive.rank].state is R.LOST]
     for alive in back:
         truth.advance(alive.rank, p.Returned(alive.rank) if alive.launched else p.Launch([], 0, None))
@@ -115,7 +115,7 @@ def _welcome_back(truth: Truth, joined: NodeJoined) -> None:
         if alive.run:
             truth.tell_ranks([alive.rank], p.InterruptRanks, alive.run)
     truth.returned = truth.returned or bool(back)
-    if back and not truth.plan.grouped:
+    if back and not truth.settings.grouped:
         truth.tell_ranks([alive.rank for alive in back], p.RegroupRanks, truth.generation, True)
     who = name_ranks([alive.rank for alive in back])
     kept = f": {who} kept {'its' if len(back) == 1 else 'their'} variables" if back else ""

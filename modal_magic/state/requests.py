@@ -48,9 +48,9 @@ def _restart(truth: Truth, client: bytes, request: p.Restart) -> None:
     if unknown:
         truth.do(Answer(client, p.Refused(request.request, f"there is no {name_ranks(unknown)}")))
         return
-    away = [rank for rank in chosen if truth.plan.topology.node_of(rank) not in truth.nodes]
-    if away and truth.meeting is not None:
-        silent = any(truth.plan.topology.node_of(rank) in truth.silent for rank in away)
+    away = [rank for rank in chosen if truth.settings.topology.node_of(rank) not in truth.nodes]
+    if away and truth.rendezvous is not None:
+        silent = any(truth.settings.topology.node_of(rank) in truth.silent for rank in away)
         how = "does not answer" if silent else "is gone"
         reason = f"the node of {name_ranks(away)} {how}: %modal_stop ends the session, the next cell starts anew"
         truth.do(Answer(client, p.Refused(request.request, reason)))
@@ -65,6 +65,6 @@ def _restart(truth: Truth, client: bytes, request: p.Restart) -> None:
     for rank in chosen:
         truth.ranks[rank].attempts = 0
     alive = [rank for rank in chosen if truth.ranks[rank].state is not RankState.LOST]
-    if truth.meeting is not None:  # before, no rank has been started that could be stale
+    if truth.rendezvous is not None:  # before, no rank has been started that could be stale
         truth.restarting.update(alive)
         truth.tell_ranks(alive, p.KillRanks)

@@ -119,6 +119,6 @@ def end_run(truth: Truth, active: ActiveRun) -> None:
         truth.do(*truth.queue.retry(active.client, *again))
     else:
         truth.do(Log(active.verdict()))
-    if truth.plan.grouped and not can_meet_again(rank.health for rank in truth.ranks):
+    if truth.settings.grouped and not can_meet_again(rank.health for rank in truth.ranks):
         truth.group_attempts, truth.group_trouble = 0, ""
         regroup(truth)

@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
 from modal_magic.state.active_run import ActiveRun
 from modal_magic.state.lease import Lease
-from modal_magic.state.plan import Plan, Rank
 from modal_magic.state.queue import Queue
+from modal_magic.state.settings import Settings
 from modal_magic.state.tables import RANK_TABLE, SESSION_TABLE, RankState, SessionState, UnexpectedEvent
 from modal_magic.state.words import Effect, Log, NodeJoined, Tell
-from modal_magic.topology import Meeting, place
+from modal_magic.topology import Rendezvous, place
 
-__all__ = ["Truth"]
+__all__ = ["Rank", "Truth"]
+
+
+@dataclass(slots=True)
+class Rank:
+    """What the machine knows of one rank.
+
+    `attempts` counts its starts since it last was of use, `used` says that it ever was. `health` is the last that it
+    told of its process groups.
+    """
+
+    state: RankState = RankState.LAUNCHING
+    pid: int = 0
+    device: str = ""
+    attempts: int = 0
+    used: bool = False
+    health: p.Health | None = None
+    history: deque[str] = field(default_factory=lambda: deque(maxlen=8))
 
 
 class Truth:
     """What is true of one session now.
 
-    `silent` are nodes that may come back, `returned` says that one has. `meeting` is where the ranks meet, None until
-    all nodes are there. `restarts` are the requests that are answered when the session is free again, and `restarting`
+    `silent` are nodes that may come back, `returned` says that one has. `rendezvous` is None until all nodes are
+    there. `restarts` are the requests that are answered when the session is free again, and `restarting`
     the ranks that are still to end for them. `together` says that all ranks can be in one process group;
     `group_trouble` why they are without one although they could. `awaits_nodes` says that the timer of nodes runs.
     """
 
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
         self.state = SessionState.LAUNCHING
         self.generation = 1
-        self.ranks = [Rank() for _ in range(plan.topology.world_size)]
+        self.ranks = [Rank() for _ in range(settings.topology.world_size)]
         self.nodes: dict[int, NodeJoined] = {}
         self.silent: set[int] = set()
         self.returned = False
-        self.meeting: Meeting | None = None
+        self.rendezvous: Rendezvous | None = None
         self.active: ActiveRun | None = None
         self.queue = Queue()
         self.restarts: list[tuple[bytes, str]] = []
@@ -43,7 +62,7 @@ class Truth:
         self.group_attempts = 0
         self.group_trouble = ""
         self.closing_reason = ""
-        self.lease = Lease(plan.lease, plan.idle, plan.max_lifetime)
+        self.lease = Lease(settings.lease, settings.idle, settings.max_lifetime)
         self.awaits_nodes = False
         self.effects: list[Effect] = []
 
@@ -79,7 +98,7 @@ class Truth:
         """Ranks by their node, as far as it is there."""
         found: dict[int, list[int]] = {}
         for rank in ranks:
-            node_rank = self.plan.topology.node_of(rank)
+            node_rank = self.settings.topology.node_of(rank)
             if node_rank in self.nodes:
                 found.setdefault(node_rank, []).append(rank)
         return found
@@ -90,13 +109,13 @@ class Truth:
 
     def launch(self, ranks: Iterable[int]) -> None:
         """Have the workers of these ranks started."""
-        assert self.meeting is not None
-        topology, environment = self.plan.topology, self.plan.environment
+        assert self.rendezvous is not None
+        topology, environment = self.settings.topology, self.settings.environment
         for node_rank, numbers in self.by_node(ranks).items():
             node = self.nodes[node_rank]
-            accelerated = self.plan.accelerated and node.accelerators >= topology.ranks_per_node
+            accelerated = self.settings.accelerated and node.accelerators >= topology.ranks_per_node
             places = [
-                place(topology, rank, self.meeting, node.cores, accelerated, environment, self.ranks[rank].used)
+                place(topology, rank, self.rendezvous, node.cores, accelerated, environment, self.ranks[rank].used)
                 for rank in numbers
             ]
-            self.do(Tell(node_rank, p.Launch(places, self.generation, self.plan.store)))
+            self.do(Tell(node_rank, p.Launch(places, self.generation, self.settings.store)))

@@ -67,7 +67,9 @@ class Rig:
     ) -> None:
         self.topology = Topology(nodes, ranks_per_node)
         store = p.Store("127.0.0.1", 29400, "prefix") if grouped else None
-        plan = s.Plan(self.topology, grouped, accelerated, True, {"COLOUR": "red"}, store, lease, idle, max_lifetime)
+        plan = s.Settings(
+            self.topology, grouped, accelerated, True, {"COLOUR": "red"}, store, lease, idle, max_lifetime
+        )
         self.machine = s.Machine(plan)
         self.grouped = grouped
         self.stillborn = set(stillborn)
