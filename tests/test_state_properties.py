@@ -97,7 +97,7 @@ class JudgedRig(Rig):
 
 
 def everything(machine: s.Machine) -> str:
-    return repr({name: value for name, value in vars(machine).items() if name not in ("plan", "effects")})
+    return repr({name: value for name, value in vars(machine).items() if name not in ("settings", "effects")})
 
 
 def outstanding(machine: s.Machine) -> set[str]:

@@ -67,10 +67,10 @@ class Rig:
     ) -> None:
         self.topology = Topology(nodes, ranks_per_node)
         store = p.Store("127.0.0.1", 29400, "prefix") if grouped else None
-        plan = s.Settings(
+        settings = s.Settings(
             self.topology, grouped, accelerated, True, {"COLOUR": "red"}, store, lease, idle, max_lifetime
         )
-        self.machine = s.Machine(plan)
+        self.machine = s.Machine(settings)
         self.grouped = grouped
         self.stillborn = set(stillborn)
         self.stuck: set[int] = set()
