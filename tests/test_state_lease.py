@@ -107,3 +107,53 @@ def test_a_clock_that_comes_too_late_is_ignored(timer: str) -> None:
     rig.feed(s.Fired(timer))
     assert rig.machine.state is S.READY
     assert notices(rig) == []
+
+
+# ---- the lease -------------------------------------------------------------------------------------------------------
+
+
+def test_the_lease_runs_while_nobody_is_attached_and_nothing_runs() -> None:
+    rig = Rig(1, 2, lease=600.0).ready()
+    assert "lease" not in rig.timers
+    rig.feed(s.Attendance(0))
+    assert rig.timers["lease"] == 600.0
+    rig.feed(s.Attendance(2))
+    assert "lease" not in rig.timers
+
+
+def test_the_lease_does_not_run_during_a_run_and_begins_anew_after_it() -> None:
+    rig = Rig(1, 2).ready()
+    rig.run("a")
+    rig.run("b")
+    rig.feed(s.Attendance(0))
+    assert "lease" not in rig.timers
+    rig.play()
+    rig.finish("a")
+    rig.play()
+    assert "lease" not in rig.timers
+    rig.finish("b")
+    assert rig.timers["lease"] == 600.0
+
+
+def test_the_lease_is_set_once_however_much_happens() -> None:
+    rig = Rig(1, 2)
+    rig.feed(s.Attendance(0))
+    rig.join()
+    rig.play()
+    settings = [effect for effect in rig.effects if isinstance(effect, s.SetTimer) and effect.timer == "lease"]
+    assert settings == [s.SetTimer("lease", 600.0)]
+
+
+def test_a_lease_that_is_over_ends_the_session() -> None:
+    rig = Rig(1, 2).ready()
+    rig.feed(s.Attendance(0))
+    rig.fire("lease")
+    assert rig.machine.state is S.CLOSING
+    reason = rig.logged(p.SessionChanged)[-1].reason
+    assert reason == "its lease of 10 min ran out with no kernel attached and no run"
+
+
+def test_a_lease_timer_that_comes_too_late_is_ignored() -> None:
+    rig = Rig(1, 2).ready()
+    rig.feed(s.Fired("lease"))
+    assert rig.machine.state is S.READY

@@ -42,6 +42,19 @@ def error(text: str = "boom", kind: p.ErrorKind = "exception") -> p.RemoteError:
     return p.RemoteError("ValueError", text, [f"ValueError: {text}"], 3, kind)
 
 
+EVENTS: dict[type[p.Message], p.RankEvent] = {
+    p.Launched: p.Launched(0, 1),
+    p.Grouped: p.Grouped(0, 1, "cpu", 0.1),
+    p.GroupFailed: p.GroupFailed(0, 1, error()),
+    p.Started: p.Started(0, "a"),
+    p.Finished: p.Finished(0, "a", 1.0, p.Health()),
+    p.Failed: p.Failed(0, "a", 1.0, p.Health(), error()),
+    p.Interrupted: p.Interrupted(0, "a", 1.0, p.Health(), "the cell"),
+    p.Lost: p.Lost(0, "was killed"),
+}
+"""One event of each kind that a rank can send."""
+
+
 class Rig:
     """A machine, all that it has said so far, and what its nodes and ranks have yet to do.
 
