@@ -93,6 +93,10 @@ class Containers:
         "name a module", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", "import this module before the snapshot, beside torch",
         metavar="MODULE", example="transformers",
     )  # fmt: skip
+    no_i6pn: bool = option(
+        False, "do without Modal's private network: for a session of one node, whose gateway is in its container then",
+        v.switch, "shape", switch=True, example="true", write=v.write_switch,
+    )  # fmt: skip
     startup_timeout: float = option(
         600.0, "how long the nodes of a session may take to start on Modal, all together",
         v.duration("nodes have 1s to 24h to start", 1.0, 86400.0, "10min"), "shape", write=v.write_duration,

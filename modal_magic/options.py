@@ -163,6 +163,8 @@ class Options(Containers):
             )
         if self.clustered and self.snapshot == "gpu":
             raise UsageError("--snapshot gpu cannot go with --clustered: nodes of a cluster start without a snapshot")
+        if self.no_i6pn and (self.replicas > 1 or self.clustered):
+            raise UsageError("--no-i6pn is for a session of one node: others reach each other over i6pn")
         if self.rdma and not self.clustered:
             raise UsageError("--rdma is for the nodes of a cluster: it goes with --clustered")
 

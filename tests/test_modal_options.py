@@ -127,6 +127,7 @@ def test_the_log_of_an_image_that_cannot_be_built_is_shown(service: Handle, caps
         ({"clustered": True, "gpu": "H100:4"}, "--clustered is for nodes that are whole hosts, as with --gpu H100:8"),
         ({"clustered": True}, "--clustered is for nodes that are whole hosts"),
         ({"clustered": True, "gpu": "H100:8", "snapshot": "gpu"}, "nodes of a cluster start without a snapshot"),
+        ({"no_i6pn": True, "replicas": 2}, "--no-i6pn is for a session of one node"),
         ({"rdma": True}, "--rdma is for the nodes of a cluster"),
     ],
 )
@@ -151,11 +152,19 @@ def test_nodes_that_stay_in_the_queue_are_named_and_nothing_goes_on(
 
 
 @pytest.mark.kernel
-def test_a_node_does_without_a_snapshot(modal_book: Notebook, modal_service: Handle) -> None:
-    line = "%%modal_distributed --backend modal --snapshot off --env COLOUR=red\n"
-    shown = modal_book.run(line + "import os\nprint(os.environ['COLOUR'])")
-    assert "[rank 0] red" in shown.lines
-    assert [one["checkpointed"] for one in modal_service.containers("ColdNode")] == [False]
+def test_one_node_does_without_a_snapshot_and_without_i6pn(modal_book: Notebook, modal_service: Handle) -> None:
+    line = "%%modal_distributed --backend modal --snapshot off --no-i6pn --nproc-per-node 2 --env COLOUR=red\n"
+    shown = modal_book.run(
+        line + "import os, torch, torch.distributed as dist\n"
+        "total = torch.ones(1)\ndist.all_reduce(total)\n"
+        "print(os.environ['COLOUR'], int(total), os.environ['MASTER_ADDR'], os.environ['MODAL_I6PN_ENABLED'])"
+    )
+    assert [line for line in shown.lines if "red" in line] == [f"[rank {rank}] red 2 127.0.0.1 0" for rank in (0, 1)]
+    (only,) = modal_service.containers()
+    assert (only["class"], only["checkpointed"]) == ("ColdNode", False)
+    # Its gateway goes with it, and what Modal starts in its place has nothing to do.
+    modal_service.ask("interrupt", container=only["id"])
+    assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
 
 
 @pytest.mark.kernel

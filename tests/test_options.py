@@ -78,6 +78,7 @@ values = some.fixed_dictionaries(
         "clustered": some.just(True),
         "rdma": some.just(True),
         "preload": some.just(("transformers",)),
+        "no_i6pn": some.just(True),
         "startup_timeout": some.floats(1, 86400),
         "scaledown": some.none() | some.floats(2, 3600),
         "min_containers": some.none() | some.integers(1, 1024),

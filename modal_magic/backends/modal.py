@@ -139,12 +139,13 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
         ticket = _ticket(plan, keys, build)
         meeting = Meeting(key)
         meeting.put("ticket", ticket)
-        calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key))
+        if not containers.no_i6pn:
+            calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key))
         node_of = modal.Cls.from_name(app, node_class(containers))()
         # One call makes a whole cluster, whose nodes learn their ranks from Modal.
         ranks = [None] if containers.clustered else range(plan.nodes)
         calls.extend(node_of.serve.spawn(key, node_rank) for node_rank in ranks)
-        meeting.put("calls", Calls(calls[0].object_id, [call.object_id for call in calls[1:]]))
+        meeting.put("calls", Calls(calls[0].object_id, [call.object_id for call in calls[1:]], plan.nodes))
         at = meeting.wait("gateway", GatewayAt, containers.startup_timeout, abandoned.is_set)
         if at is None:
             raise SessionError(
@@ -193,7 +194,7 @@ def _ticket(plan: Plan, keys: SessionKeys, build: Stage) -> Ticket:
     gateway, agent = specifications(plan, keys, f"{lasting}/{plan.session}")
     stages = [build, Stage("gateway", now), *queued]
     return Ticket(
-        gateway=replace(gateway, i6pn=True, patience=patience, stages=stages),
+        gateway=replace(gateway, i6pn=not plan.containers.no_i6pn, patience=patience, stages=stages),
         agent=replace(agent, cores=round(plan.containers.cpu or 0)),
         patience=patience,
         link=plan.link,

@@ -48,13 +48,13 @@ def deployed(gpu: str | None, containers: Containers, nodes: int) -> str:
             "image": image,
             "region": containers.region,
             "cloud": containers.cloud,
-            "i6pn": True,
+            "i6pn": not containers.no_i6pn,
             "timeout": LONGEST_SECONDS,
             "startup_timeout": round(containers.startup_timeout),
         }
-        app.cls(**common, single_use_containers=True, scaledown_window=LEAST_SCALEDOWN_SECONDS, nonpreemptible=True)(
-            Gateway
-        )
+        if not containers.no_i6pn:
+            once = {**common, "single_use_containers": True, "scaledown_window": LEAST_SCALEDOWN_SECONDS}
+            app.cls(**once, nonpreemptible=True)(Gateway)
         of_nodes: Any = Node if containers.snapshotted else ColdNode
         if containers.clustered:
             of_nodes = modal.clustered(size=nodes, rdma=containers.rdma)(of_nodes)

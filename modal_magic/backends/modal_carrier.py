@@ -108,7 +108,7 @@ async def _answer(key: str, port: int, ended: asyncio.Event) -> None:
         while True:
             try:
                 name = await items.get.aio(partition=_partition(key, "new"))
-                reader, writer = await asyncio.open_connection("::1", port, limit=PIECE_BYTES)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=PIECE_BYTES)
             except TROUBLE:
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue

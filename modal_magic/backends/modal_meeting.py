@@ -56,10 +56,11 @@ class NodeAt(Part):
 
 
 class Calls(Part):
-    """The calls of a session, by their ids on Modal: what must not go on when it is over."""
+    """The calls of a session, by their ids on Modal, which must not outlive it. They make `expected` nodes."""
 
     gateway: str
     nodes: list[str]
+    expected: int
 
 
 class Meeting:
@@ -101,7 +102,7 @@ class Meeting:
         """Every container that has arrived, the gateway's and those that were lost since too."""
         calls = self.get("calls", Calls)
         found: set[str] = set()
-        for node_rank in range(GATEWAY, len(calls.nodes) if calls is not None else 0):
+        for node_rank in range(GATEWAY, calls.expected if calls is not None else 0):
             generation = 1
             while (at := self.get(f"{generation}/node/{node_rank}", NodeAt)) is not None:
                 found.add(at.container)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
 import modal
 import msgspec
@@ -29,6 +30,7 @@ __all__ = ["ColdNode", "Gateway", "Node"]
 
 PRELOAD = "MODAL_MAGIC_PRELOAD"
 """The variable that names the modules to import before the snapshot, with spaces between them."""
+LOOPBACK = "127.0.0.1"
 RESTORED_SECONDS = 5.0
 """How long a zygote has to answer after a snapshot was restored."""
 LEAVE_SECONDS = 8.0
@@ -75,8 +77,12 @@ class _Serving:
         zygote, notice, stages = self.zygote, self.notice, self.stages
         self.zygote, self.notice, self.stages = None, "", ()
         try:
-            rank = modal.Cluster.from_context().container_rank() if node_rank is None else node_rank
-            serve_node(zygote, key, rank, notice, stages)
+            meeting = Meeting(key)
+            ticket = meeting.get("ticket", Ticket)
+            if ticket is not None and not meeting.over():
+                rank = modal.Cluster.from_context().container_rank() if node_rank is None else node_rank
+                with contextlib.nullcontext() if ticket.gateway.i6pn else own_gateway(meeting, ticket):
+                    serve_node(zygote, meeting, ticket, rank, notice, stages)
         finally:
             zygote.let_go()
         self.zygote = new_zygote()  # where the container is kept for another session
@@ -143,7 +149,8 @@ class Gateway:
         first = meeting.get("gateway", GatewayAt) is None  # else one was here before, and the session went with it
         try:
             if first:
-                serve_gateway(meeting, ticket)
+                with running_gateway(meeting, ticket, i6pn_address()) as process:
+                    process.wait()
         finally:
             calls = meeting.get("calls", Calls)
             meeting.end("it has ended" if first else "its gateway's container was lost")
@@ -151,13 +158,11 @@ class Gateway:
                 end_calls(calls.nodes, END_SECONDS if first else 0.0)
 
 
-def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str, stages: tuple[Stage, ...]) -> None:
+def serve_node(
+    zygote: Zygote, meeting: Meeting, ticket: Ticket, node_rank: int, notice: str, stages: tuple[Stage, ...]
+) -> None:
     """Have a zygote run the agent and the workers of a node, until the session ends or the container must go."""
-    meeting = Meeting(key)
-    ticket = meeting.get("ticket", Ticket)
-    if ticket is None or meeting.over():
-        return
-    address = i6pn_address()
+    address = i6pn_address() if ticket.gateway.i6pn else LOOPBACK
     generation = meeting.arrive(node_rank, NodeAt(address, container()))
     gateway = meeting.wait("gateway", GatewayAt, ticket.patience, meeting.over)
     if gateway is None:
@@ -191,14 +196,29 @@ def serve_node(zygote: Zygote, key: str, node_rank: int, notice: str, stages: tu
         raise
 
 
-def serve_gateway(meeting: Meeting, ticket: Ticket) -> None:
-    """Run the gateway's process and the ways by which clients reach it, and say where they are."""
-    address = i6pn_address()
+@contextlib.contextmanager
+def own_gateway(meeting: Meeting, ticket: Ticket) -> Iterator[None]:
+    """The gateway of a session without i6pn, for the time of this context: it is beside the one node."""
+    if meeting.get("gateway", GatewayAt) is not None:  # it was in a container that is lost, and the session with it
+        meeting.end("its container was lost")
+        yield
+        return
+    try:
+        with running_gateway(meeting, ticket, LOOPBACK) as process:
+            yield
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(LEAVE_SECONDS)
+    finally:
+        meeting.end("it has ended")
+
+
+@contextlib.contextmanager
+def running_gateway(meeting: Meeting, ticket: Ticket, address: str) -> Iterator[subprocess.Popen[bytes]]:
+    """The gateway's process and the ways by which clients reach it, for the time of this context."""
     meeting.arrive(GATEWAY, NodeAt(address, container()))
     # A tunnel ends at this container's loopback or at any address of it: the clients' door is on all of them.
-    spec = msgspec.structs.replace(
-        ticket.gateway, host=address, client_host="::", folder=tempfile.mkdtemp(prefix="modal-magic-")
-    )
+    folder, doors = tempfile.mkdtemp(prefix="modal-magic-"), "" if address == LOOPBACK else "::"
+    spec = msgspec.structs.replace(ticket.gateway, host=address, client_host=doors, folder=folder)
     process, up = spawn_gateway(spec)
     try:
         with contextlib.ExitStack() as ways:
@@ -208,7 +228,7 @@ def serve_gateway(meeting: Meeting, ticket: Ticket) -> None:
             if ticket.link != "tunnel":
                 ways.enter_context(answering(meeting.key, up.client_port))
             meeting.put("gateway", GatewayAt(address, up.node_port, host, port))
-            process.wait()
+            yield process
     finally:
         if process.poll() is None:
             process.terminate()
