@@ -99,6 +99,7 @@ class Worker:
             os.environ["TORCHELASTIC_RESTART_COUNT"] = str(task.attempt - 1)  # where scripts for torchrun look
             self.framework.begin(task.run)
             self.shell.reporter.begin()
+            signal.signal(signal.SIGINT, self.on_signal)  # a cell before may have left another: pdb's `continue` does
             self.running = task.run
             try:
                 if task.run not in self.unwanted:  # an interrupt may have come while we made ready

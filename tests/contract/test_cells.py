@@ -217,6 +217,8 @@ def test_a_debugger_that_brings_its_own_line_can_be_used(ranks: Session) -> None
         """,
     )
     assert results(done) == ["True"] * 4
+    with pytest.raises(RankFailed, match=r"rank 2 raised ValueError: me at cell line 1. Ranks 0-1,3 were interrupted"):
+        run(ranks, "if rank == 2: raise ValueError('me')\nimport time; time.sleep(30)")
 
 
 def test_spawning_a_function_of_a_cell_gets_a_clear_word(ranks: Session) -> None:
