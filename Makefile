@@ -11,7 +11,7 @@ VIEWS := modal_magic/labextension/package.json
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
-.PHONY: demo test lab emulator lint tools soak bench clean help
+.PHONY: demo test punctual patient beside lab emulator lint tools soak bench clean help
 
 help: ## say what there is
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -23,10 +23,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-# pip builds the extension when it installs; this builds it again when its sources have changed.
-$(VIEWS): $(READY) package.json yarn.lock labextension/build-widget.mjs $(shell find labextension/src labextension/style labextension/schema -type f)
-	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable
-	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build:prod
+# pip builds the extension when it installs; this builds it again when its sources have changed since.
+$(VIEWS): package.json yarn.lock $(shell find labextension/src labextension/style labextension/schema -type f) | $(READY)
+	@[ -e $@ ] && [ -z "$$(find $^ -newer $@)" ] || { \
+	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build:prod; }
 	@touch $@
 
 demo: $(READY) ## run notebooks/01_digits_ddp.ipynb on 4 local ranks, in a real kernel
@@ -37,9 +37,21 @@ demo: $(READY) ## run notebooks/01_digits_ddp.ipynb on 4 local ranks, in a real 
 lab: $(READY) ## open the notebook in JupyterLab
 	$(BIN)/jupyter lab notebooks/01_digits_ddp.ipynb
 
-test: lint tools $(VIEWS) ## all that CI runs
+test: ## all that CI runs
+	$(MAKE) --no-print-directory --jobs=2 tools $(VIEWS)
+	$(MAKE) --no-print-directory --jobs=2 punctual beside
+
+punctual: $(READY) ## the tests that hold promises of time, most of which wait for real ranks
+	$(BIN)/python -m pytest -m 'not patient'
+
+patient: lint ## lint, and the tests that promise nothing of time
 	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m patient
+
+# Where the one has failed the other goes on to its end. What is said here is shown when it is over.
+beside: $(VIEWS)
+	@said=$$(mktemp); nice -n 19 $(MAKE) --no-print-directory patient >$$said 2>&1; failed=$$?; \
+	cat $$said; rm $$said; exit $$failed
 
 emulator: $(READY) tools ## an emulator of Modal to rehearse against (root, Linux); it prints what to set, and ends with Ctrl-D
 	@$(BIN)/python -m tests.emulator

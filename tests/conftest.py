@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -62,9 +64,9 @@ def warm_pids(shared: Resources) -> set[int]:
     return {zygote.process.pid for zygote in backend._warm or []}
 
 
-@pytest.fixture
-def nothing_left(resources: Resources, runtime_folder: Path) -> Iterator[None]:
-    """After the test there is no process, thread or file more than before."""
+@contextmanager
+def leaving_nothing(resources: Resources, runtime_folder: Path) -> Iterator[None]:
+    """At the end there is no process, thread or file more than before."""
     before = {process.pid for process in ours(str(runtime_folder))}
     threads = set(threading.enumerate())
     files = set(runtime_folder.iterdir())
@@ -78,11 +80,49 @@ def nothing_left(resources: Resources, runtime_folder: Path) -> Iterator[None]:
 
 
 @pytest.fixture
+def nothing_left(resources: Resources, runtime_folder: Path) -> Iterator[None]:
+    """After the test there is no process, thread or file more than before."""
+    with leaving_nothing(resources, runtime_folder):
+        yield
+
+
+@pytest.fixture
 def session(resources: Resources, nothing_left: None) -> Iterator[Session]:
     """A session of four ranks of its own."""
     with Session(resources=resources, replicas=4, backend="local") as made:
         resources.prepare()
         yield made
+
+
+@pytest.fixture(scope="module")
+def long_session(resources: Resources, runtime_folder: Path) -> Iterator[Session]:
+    """A session of four ranks that is up while the tests of a module run. They take it from `shared_session`."""
+    with leaving_nothing(resources, runtime_folder), Session(resources=resources, replicas=4, backend="local") as made:
+        resources.prepare()
+        made.run("pass").wait(60)
+        yield made
+
+
+@pytest.fixture
+def shared_session(long_session: Session, resources: Resources, runtime_folder: Path) -> Iterator[Session]:
+    """A session of four ranks that tests before this one have used: whatever they did to it, it is of use.
+
+    After the test all ranks are there again, and there is no process or thread more than before.
+    """
+    before, threads = len(crowd(resources, runtime_folder)), set(threading.enumerate())
+    yield long_session
+    long_session.run("pass").wait(60)  # a rank that was lost is there again
+    until = time.monotonic() + 10
+    while len(left := crowd(resources, runtime_folder)) > before and time.monotonic() < until:
+        time.sleep(0.05)
+    assert len(left) == before, f"there were {before} processes, and now:\n{described(left)}"
+    assert set(threading.enumerate()) <= threads
+
+
+def crowd(shared: Resources, runtime_folder: Path) -> list[psutil.Process]:
+    """All processes but the zygotes that wait for a session."""
+    waiting = warm_pids(shared)
+    return [process for process in ours(str(runtime_folder)) if process.pid not in waiting]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from modal_magic import registry
 from tests.support.notebook import Notebook
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.patient, pytest.mark.kernel]
 
 CELL = "%%modal_distributed {}\nprint(1)"
 

@@ -15,7 +15,7 @@ from modal_magic import registry
 from modal_magic.session import Session
 from tests.support.browser import Lab, chromium, command, jupyter_lab, open_book, step_of
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.patient, pytest.mark.browser, pytest.mark.timeout(100)]
 
 T = TypeVar("T")
 LONG = """%%modal_distributed --replicas 4 --backend local --framework none --session {name}

@@ -16,6 +16,8 @@ from modal_magic.view.picture import MIME
 from tests.support.documents import PART, ROOT, WRITTEN, renewed
 from tests.support.notebook import Shown, notebook
 
+pytestmark = pytest.mark.patient
+
 TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in WRITTEN}
 OWN = {name: text for name, text in TEXTS.items() if name != "docs/benchmarks.md"}
 """All documents but the one that `make bench` writes."""

@@ -13,6 +13,7 @@ from tests.emulator.handle import Handle
 from tests.support.namespaces import possible
 
 pytestmark = [
+    pytest.mark.patient,
     pytest.mark.namespaces,
     pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
 ]

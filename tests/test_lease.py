@@ -20,6 +20,8 @@ from tests.support.notebook import notebook
 from tests.support.processes import gone, ours
 from tests.test_processes import everyone
 
+pytestmark = pytest.mark.patient
+
 
 def closing(session: Session) -> str:
     """Wait until a session has ended by itself; why it did."""

@@ -23,6 +23,7 @@ from tests.support.notebook import Notebook, notebook
 __all__ = ["modal_book"]
 
 pytestmark = [
+    pytest.mark.patient,
     pytest.mark.namespaces,
     pytest.mark.kernel,
     pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),

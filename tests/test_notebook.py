@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.processes import gone, ours
 
+pytestmark = pytest.mark.patient
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

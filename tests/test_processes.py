@@ -22,6 +22,11 @@ from tests.support.notebook import notebook
 from tests.support.processes import gone, ours
 
 
+@pytest.fixture
+def session(shared_session: Session) -> Session:
+    return shared_session
+
+
 def tree(session: Session) -> tuple[psutil.Process, list[int]]:
     """The zygote of a session, and the ranks' process ids."""
     pids = [rank.pid for rank in session.ready().status().ranks]

@@ -16,6 +16,8 @@ from modal_magic.resources import Resources
 from modal_magic.run import Run
 from modal_magic.session import Session
 
+pytestmark = pytest.mark.patient
+
 
 @dataclass(slots=True)
 class Rig:

@@ -11,11 +11,16 @@ import psutil
 import pytest
 
 from modal_magic import RankFailed, Retries, RunInterrupted, Session
-from tests.support.notebook import Notebook
+from tests.support.notebook import Notebook, notebook
 
 AT_ONCE = Retries(2, initial_delay=0.0)
 DIES_ONCE = "import os, modal_magic\nif rank == 1 and modal_magic.attempt == 1: os._exit(7)\n"
 ALL_REDUCE = "import torch, torch.distributed as dist\nt = torch.ones(1); dist.all_reduce(t)\n"
+
+
+@pytest.fixture
+def session(shared_session: Session) -> Session:
+    return shared_session
 
 
 def test_a_run_goes_on_from_its_checkpoint_after_a_rank_was_lost(session: Session, tmp_path: Path) -> None:
@@ -107,15 +112,17 @@ def test_a_cell_with_a_time_limit_gives_the_notebook_back(fresh_book: Notebook) 
 
 
 @pytest.mark.kernel
-def test_another_kernel_can_interrupt_a_run(fresh_book: Notebook, session: Session) -> None:
+def test_another_kernel_can_interrupt_a_run(session: Session) -> None:
     run = session.run("import time\nprint('begun', flush=True)\ntime.sleep(100)")
     while not all(view.output for view in run.ranks.values()) or len(run.ranks) < 4:
         run.events(30)
     line = f"%modal_interrupt --session {session.name}"
-    assert fresh_book.run(line).stdout == f"{session.name}: run {run.id} is interrupted\n"
-    with pytest.raises(RunInterrupted):
-        run.wait(10)
-    assert fresh_book.run(line).stdout == f"{session.name}: no run is in progress\n"
+    with notebook() as other:
+        other.run("%load_ext modal_magic")
+        assert other.run(line).stdout == f"{session.name}: run {run.id} is interrupted\n"
+        with pytest.raises(RunInterrupted):
+            run.wait(10)
+        assert other.run(line).stdout == f"{session.name}: no run is in progress\n"
 
 
 def test_a_rank_that_is_killed_from_outside_costs_an_attempt(session: Session) -> None:

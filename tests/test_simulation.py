@@ -17,6 +17,8 @@ from modal_magic.state.active_run import LOST, ActiveRun
 from modal_magic.timers import Timers
 from tests.simulation.play import play
 
+pytestmark = pytest.mark.patient
+
 ROOT = Path(__file__).parent.parent
 SCHEDULES = 20_000
 PROCESSES = 2

@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import gone, ours
+
+pytestmark = pytest.mark.patient
 
 SCRIPT = """
 %load_ext modal_magic

@@ -9,6 +9,8 @@ import pytest
 from modal_magic import RankFailed, Session
 from modal_magic.run import Run
 
+pytestmark = pytest.mark.patient
+
 EVERY = range(4)
 
 

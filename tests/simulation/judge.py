@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modal_magic import protocol as p
-from modal_magic.state import CLOSING_SECONDS
+from modal_magic.state import CLOSING_SECONDS, SessionState
 from modal_magic.state.lease import warning_seconds
 from modal_magic.view.failure import failure_sentence
 from tests.simulation.session import CLOCK_SECONDS, Attempt, Simulation
@@ -197,7 +197,9 @@ def lost_during(simulation: Simulation, run: str) -> set[int]:
 
 def judge_output(simulation: Simulation) -> None:
     """What ranks wrote is in the log, once and in order; of a node that was cut off some can be missing."""
-    if not simulation.gateway_alive:
+    if simulation.gateway.machine.state in (SessionState.CLOSING, SessionState.CLOSED):  # some of it is under way
+        simulation.world.run(lambda: not simulation.gateway_alive, CLOSING_SECONDS + CLOCK_SECONDS)
+    if simulation.gateway_killed:
         return
     logged: dict[tuple[str, int], list[str]] = {}
     for _, event in simulation.logged:

@@ -67,7 +67,7 @@ class Simulation:
         size = schedule.world_size
         self.keeper = Keeper(world, size) if schedule.grouped else None
         self.client_door, self.node_door = _Door(world), _Door(world)
-        self.gateway_alive = True
+        self.gateway_alive, self.gateway_killed = True, False
         self.gateway = Gateway(
             _specification(schedule, folder),
             p.Store("127.0.0.1", 1, "simulated") if schedule.grouped else None,
@@ -313,6 +313,7 @@ class Simulation:
                 self.user.wire.be_full(fault.seconds)
                 self.user.send(p.Stop("it was stopped"))
             case "kill gateway":
+                self.gateway_killed = True
                 self.end_gateway()
 
     def replace(self, agent: Agent) -> None:
