@@ -24,7 +24,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 # pip builds the extension when it installs; this builds it again when its sources have changed since.
-$(VIEWS): package.json yarn.lock $(shell find labextension/src labextension/style labextension/schema -type f) | $(READY)
+$(VIEWS): package.json yarn.lock labextension/build-widget.mjs $(shell find labextension/src labextension/style labextension/schema -type f) | $(READY)
 	@[ -e $@ ] && [ -z "$$(find $^ -newer $@)" ] || { \
 	PATH="$(CURDIR)/$(BIN):$$PATH" jlpm install --immutable && PATH="$(CURDIR)/$(BIN):$$PATH" jlpm build:prod; }
 	@touch $@

@@ -16,6 +16,7 @@ from modal_magic.view import numbers, picture
 from modal_magic.view.model import RunView, last_line
 from modal_magic.view.saved import ROWS, as_html, as_plain, progress_line
 from modal_magic.view.snapshot import SessionFacts, Snapshot, columns, snapshot
+from modal_magic.view.widget import VIEW, wants_widget
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b]0;title\x07\x1b[2J\x1b[31m"
 
@@ -227,6 +228,30 @@ def test_a_display_holds_every_form_and_the_browsers_is_a_snapshot() -> None:
     shown = picture.bundle(taken(run))
     assert set(shown) == {picture.MIME, "text/html", "text/plain"}
     assert msgspec.convert(shown[picture.MIME], Snapshot) == taken(run)
+
+
+def test_a_widget_is_updated_in_place_and_gone_from_the_saved_notebook(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict[str, object]] = []
+    run = begun()
+    move(run, 0, 10)
+    monkeypatch.setattr(picture, "WIDGET_SECONDS", 0.0)
+    drawn = picture.DisplayPicture(run, lambda: taken(run), lambda data, name, update: shown.append(data), widget=True)
+    drawn.turn(over=False)
+    widget = drawn._widget
+    assert widget is not None
+    assert shown[0][VIEW] == {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
+    move(run, 0, 20)
+    drawn.turn(over=False)
+    assert widget.shot["ranks"][0]["loops"][0]["step"] == 20
+    assert len(shown) == 1
+    run.apply(p.RunEnded("a", "done", [], 10.0), 110.0)
+    drawn.turn(over=True)
+    assert set(shown[1]) == {picture.MIME, "text/html", "text/plain"}
+
+
+def test_widgets_are_for_front_ends_without_our_extension() -> None:
+    assert not wants_widget({})
+    assert wants_widget({"__vsc_ipynb_file__": "/home/me/train.ipynb"})
 
 
 def test_a_short_run_is_not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:

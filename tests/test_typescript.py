@@ -22,3 +22,4 @@ def test_what_a_browser_loads_is_small() -> None:
     built = ROOT / "modal_magic" / "labextension"
     scripts = sum(path.stat().st_size for path in built.rglob("*.js"))
     assert 10_000 < scripts < 120_000
+    assert 10_000 < (ROOT / "modal_magic" / "static" / "widget.js").stat().st_size < 30_000

@@ -17,6 +17,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.timeout(100)]
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 LOOK = """() => axe.run(document, {resultTypes: ['violations']}).then(found =>
     found.violations.flatMap(rule => rule.nodes.map(node => rule.id + ': ' + node.html.slice(0, 120))))"""
+STATIC = ROOT / "modal_magic" / "static"
+START_WIDGET = """async ({code, shot}) => {
+    const listeners = [];
+    window.model = {get: () => shot, on: (_, call) => listeners.push(call), off: () => listeners.pop(),
+                    set: next => { shot = next; listeners.forEach(call => call()); }};
+    const module = await import(URL.createObjectURL(new Blob([code], {type: 'text/javascript'})));
+    window.end = module.default.render({model: window.model, el: document.getElementById('place')});
+}"""
 OUTSIDE = """() => [...document.querySelectorAll('.mm *')].filter(each => {
     const edge = document.querySelector('.mm').getBoundingClientRect().right + 1;
     const box = each.getBoundingClientRect();
@@ -72,6 +80,26 @@ def test_nothing_reaches_out_of_the_view_at_any_width(browser: Browser, folder: 
                 page.set_viewport_size({"width": width, "height": 900})
                 page.evaluate("() => view.update(view._content)")
                 assert page.evaluate(OUTSIDE) == [], (name, width)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_widget_of_other_front_ends_draws_what_the_kernel_tells(browser: Browser, dark: bool) -> None:
+    page = browser.new_context(
+        color_scheme="dark" if dark else "light", viewport={"width": 800, "height": 900}
+    ).new_page()
+    page.set_content("<html lang=en><title>widget</title><body><main><h1>cell</h1><div id=place></div></main></body>")
+    page.add_style_tag(path=STATIC / "widget.css")
+    page.evaluate(START_WIDGET, {"code": (STATIC / "widget.js").read_text(), "shot": g.given(g.running())["shot"]})
+    assert page.locator(".row").count() == 4
+    assert page.get_by_role("button").count() == 0, "there is no server to ask"
+    assert violations(page) == []
+    page.evaluate("shot => model.set(shot)", g.given(g.many())["shot"])
+    assert page.locator(".row b, .row .g-rk").all_inner_texts()[:4] == ["300", "517", "212", "846"]
+    assert "992 more ranks" in page.locator(".rows").inner_text()
+    assert page.evaluate(OUTSIDE) == []
+    page.evaluate("() => end()")
+    assert page.locator(".row").count() == 0
+    page.context.close()
 
 
 def test_in_forced_colours_and_without_motion_marks_and_words_remain(browser: Browser, folder: Path) -> None:

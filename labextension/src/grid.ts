@@ -1,5 +1,6 @@
 // A square for each of many ranks, on a canvas: how far it is behind by its shade, all else by a mark of its own.
 
+import { frontOf, kindOf, type Kind } from './order';
 import type { RankRow } from './protocol';
 
 export const SQUARE = 11;
@@ -7,33 +8,6 @@ const STEP = 13;
 const GAP = 4;
 const [LEFT, TOP] = [40, 18];
 const CALLOUTS = 12;
-
-/** What a square says: how many steps behind the front (b0 to b3), that it waits or is waited for, or its state. */
-export type Kind = string;
-
-/** All steps of a rank, those of inner loops counted through; null where it tells of none. */
-export function steps(row: RankRow): number | null {
-  if (!row.loops.length) {
-    return null;
-  }
-  return row.loops.reduce((sum, loop) => sum * (loop.total ?? 1) + loop.step, 0);
-}
-
-/** The step of the rank that is furthest. */
-export function frontOf(ranks: readonly RankRow[]): number {
-  return ranks.reduce((most, row) => Math.max(most, steps(row) ?? 0), 0);
-}
-
-export function kindOf(row: RankRow, front: number): Kind {
-  if (row.awaited) {
-    return 'late';
-  }
-  if (row.waits_in) {
-    return 'wait';
-  }
-  const step = steps(row);
-  return row.state !== 'running' ? row.state : step === null ? 'b0' : `b${Math.min(3, Math.floor(front - step))}`;
-}
 
 /** Where a square lies: `line` to a line, a wider gap after 8 columns and 8 lines. */
 export function place(rank: number, line = 32): [number, number] {

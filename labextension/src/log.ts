@@ -22,7 +22,7 @@ export class LogPane {
   private _query = '';
 
   constructor(
-    private readonly _api: Api | null,
+    private readonly _api: Api,
     private readonly _say: Say,
     private readonly _draw: () => void
   ) {}
@@ -45,7 +45,7 @@ export class LogPane {
 
   /** Take what is new. A server that is away is told of elsewhere. */
   async fetch(session: string): Promise<void> {
-    if (!this.open || !this._api) {
+    if (!this.open) {
       return;
     }
     const { rank, _after: after } = this;

@@ -3,8 +3,9 @@
 import { html, nothing, type TemplateResult } from 'lit-html';
 
 import * as format from './format';
-import { extent, frontOf, Grid, kindOf, rankAt, steps, type Kind } from './grid';
+import { extent, Grid, rankAt } from './grid';
 import { icon } from './icons';
+import { frontOf, kindOf, slowestFirst, steps, type Kind } from './order';
 import type { RankRow, Snapshot } from './protocol';
 import { columnsOf, sparkOf } from './rows';
 import { lookOf, lookOfRank } from './states';
@@ -13,15 +14,6 @@ import { plain, type Say } from './translate';
 const ROW = 24;
 const SEEN = 10;
 const NARROW = 520;
-const FIRST: { [kind: Kind]: number } = { failed: 0, lost: 1, late: 2 };
-
-/** Ranks with what needs a person first, then by how far they are behind. */
-export function slowestFirst(ranks: readonly RankRow[]): RankRow[] {
-  const front = frontOf(ranks);
-  const key = (row: RankRow) => FIRST[kindOf(row, front)] ?? 3;
-  const at = new Map(ranks.map(row => [row, steps(row) ?? Infinity]));
-  return [...ranks].sort((a, b) => key(a) - key(b) || (at.get(a) ?? 0) - (at.get(b) ?? 0) || a.rank - b.rank);
-}
 
 /** The ranks that a search means: a number, a range `8-15`, or a node `n3`. */
 export function matches(row: RankRow, query: string): boolean {

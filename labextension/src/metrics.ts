@@ -17,7 +17,7 @@ export class Metrics {
   private _asked = -Infinity;
 
   constructor(
-    private readonly _api: Api | null,
+    private readonly _api: Api,
     private readonly _say: Say,
     private readonly _draw: () => void
   ) {}
@@ -56,7 +56,7 @@ export class Metrics {
   private async _ask(shot: Snapshot, name: string): Promise<void> {
     const of = `${shot.run} ${name}`;
     const fresh = this._of === of && (shot.run_state !== 'running' || performance.now() - this._asked < BAND_MS);
-    if (fresh || !this._api) {
+    if (fresh) {
       return;
     }
     [this._of, this._asked] = [of, performance.now()];

@@ -9,6 +9,7 @@ import type { Api } from './api';
 import * as format from './format';
 import { icon } from './icons';
 import { lineOf, type Wish } from './panel-line';
+import { makeParts } from './parts';
 import { lookOfSession } from './states';
 import type { Known, Store } from './store';
 import type { Translate } from './translate';
@@ -37,7 +38,7 @@ export class SessionsPanel extends Widget {
     this.title.caption = _trans.__('Distributed sessions');
     this._body.className = 'mm';
     this.node.append(this._list, this._body, this._foot);
-    this._view = new SessionView(this._body, api, _trans, true);
+    this._view = new SessionView(this._body, api, _trans, makeParts, true);
   }
 
   protected override onAfterShow(message: Message): void {

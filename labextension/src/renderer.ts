@@ -4,6 +4,7 @@ import type { IRenderMime } from '@jupyterlab/rendermime-interfaces';
 import { Widget } from '@lumino/widgets';
 
 import type { Api } from './api';
+import { makeParts } from './parts';
 import { MIME } from './protocol';
 import { chosen, isSnapshot } from './snapshots';
 import type { Known, Store } from './store';
@@ -24,7 +25,7 @@ export class CellRenderer extends Widget implements IRenderMime.IRenderer {
     super();
     this.addClass('mm');
     this.node.setAttribute('role', 'article');
-    this._view = new SessionView(this.node, api, trans);
+    this._view = new SessionView(this.node, api, trans, makeParts);
     this._stop = _store.listen(() => this._update());
   }
 

@@ -1,22 +1,22 @@
 // The view of one session: header, notices, ranks, stacks, start-up. The cell and the panel hold the same one.
 
 import { html, nothing, render, type TemplateResult } from 'lit-html';
-import { repeat } from 'lit-html/directives/repeat.js';
 
 import type { Action, Api, Stacks } from './api';
 import * as format from './format';
-import { header, type Question } from './header';
-import { LogPane } from './log';
-import { ManyRanks } from './many';
-import { Metrics } from './metrics';
+import type { ButtonActions, ButtonState, Question } from './buttons';
+import { head } from './head';
+import type { LogPane } from './log';
+import type { ManyRanks } from './many';
+import type { Metrics } from './metrics';
 import { failureNotice, stallNotice } from './notices';
+import { slowestFirst } from './order';
 import type { Snapshot } from './protocol';
 import { columnsOf, rankRow, titles, type Columns } from './rows';
-import { startUp } from './startup';
+import type { startUp } from './startup';
 import { lookOfRun } from './states';
 import type { Known, Link } from './store';
 import type { Say, Translate } from './translate';
-import { stackTree } from './tree';
 
 /** From more ranks than this on a grid comes first, and a list in place of the rows. */
 export const MANY = 32;
@@ -31,6 +31,16 @@ export interface Content {
   fixed: boolean;
 }
 
+/** What a view has only where it can ask a server; the widget of VS Code is small without. */
+export interface Parts {
+  log: LogPane;
+  metrics: Metrics;
+  many: ManyRanks;
+  stackTree(stacks: Stacks, say: Say): TemplateResult;
+  startUp: typeof startUp;
+  buttons(shot: Snapshot, state: ButtonState, actions: ButtonActions, say: Say): TemplateResult;
+}
+
 /** Draws itself into `host`, at most when it is told to; `panel` leaves the state to the panel's list. */
 export class SessionView {
   private _content: Content = { known: null, link: 'connecting', heard: 0, fixed: false };
@@ -43,24 +53,23 @@ export class SessionView {
   private _startUp = false;
   private _run = '';
   private readonly _say: Say;
-  private readonly _log: LogPane;
-  private readonly _many: ManyRanks;
-  private readonly _metrics: Metrics;
+  private readonly _log: LogPane | null;
+  private readonly _parts: Parts | null;
   private _timers: number[] = [];
 
   constructor(
     readonly host: HTMLElement,
     private readonly _api: Api | null,
     trans: Translate,
+    makeParts: ((api: Api, say: Say, draw: () => void, show: (rank: number) => void) => Parts) | null = null,
     private readonly _panel = false
   ) {
     this._say = (text, ...values) => trans.__(text, ...values);
     const draw = () => this._draw();
-    this._log = new LogPane(_api, this._say, draw);
-    this._many = new ManyRanks(this._say, draw, rank => this._show(rank));
-    this._metrics = new Metrics(_api, this._say, draw);
+    this._parts = _api && makeParts ? makeParts(_api, this._say, draw, rank => this._show(rank)) : null;
+    this._log = this._parts?.log ?? null;
     if (_panel) {
-      this._log.show(null);
+      this._log?.show(null);
     }
     host.addEventListener('keydown', event => this._key(event));
     this._timers.push(window.setInterval(() => this._draw(), 1000));
@@ -72,7 +81,7 @@ export class SessionView {
     if (run !== this._run) {
       this._run = run;
       this._stacks = this._asking = null;
-      this._log.clear();
+      this._log?.clear();
     }
     this._content = content;
     this._draw();
@@ -91,8 +100,8 @@ export class SessionView {
   private _draw(): void {
     if (this._visible || !this.host.hasChildNodes()) {
       render(this._template(), this.host);
-      this._many.paint(this.host);
-      this._log.settle(this.host);
+      this._parts?.many.paint(this.host);
+      this._log?.settle(this.host);
     }
   }
 
@@ -109,26 +118,24 @@ export class SessionView {
     const note = (text: string) => html`<div class="note" role="status">${text}</div>`;
     const width = this.host.clientWidth;
     const many = shot.ranks.length > MANY;
-    const row = this._log.rank === null ? undefined : shot.ranks[this._log.rank];
-    return html`${header(
-        shot,
-        now,
-        { panel: this._panel, off: fixed || !this._api, asking: this._asking, stacks: this._stacks !== null },
-        { act: action => void this._act(shot, action), ask: question => this._ask(question), stacks: () => void this._takeStacks(shot) },
-        __
-      )}
+    const parts = this._parts;
+    const rank = parts?.log.rank ?? null;
+    const row = rank === null ? undefined : shot.ranks[rank];
+    const pressed = { act: (action: Action) => void this._act(shot, action), ask: (question: Question | null) => this._ask(question), stacks: () => void this._takeStacks(shot) };
+    const state = { panel: this._panel, off: fixed, asking: this._asking, stacks: this._stacks !== null };
+    return html`${head(shot, now, this._panel, parts ? parts.buttons(shot, state, pressed, __) : nothing, __)}
       ${this._total(shot)}
       ${lost ? note(__('Reconnecting, last news %1 ago', format.duration((performance.now() - heard) / 1000))) : nothing}
       ${this._said ? note(this._said) : nothing}
       ${failureNotice(shot.failure, __, this._api && !fixed ? rank => this._show(rank) : null)} ${stallNotice(shot, __)}
       <div class=${lost ? 'stale' : ''}>
-        ${many ? this._many.template(shot, now, width) : this._rows(shot, now)}
-        ${many && this._log.open && !this._panel ? this._log.template(row, () => this._all()) : nothing}
+        ${many && parts ? parts.many.template(shot, now, width) : this._rows(shot, now)}
+        ${many && parts?.log.open && !this._panel ? parts.log.template(row, () => this._all()) : nothing}
       </div>
-      ${this._stacks ? stackTree(this._stacks, __) : nothing}
-      ${startUp(shot, now, this._startUp, () => this._toggleStartUp(), __)}
-      ${this._panel
-        ? html`${this._metrics.template(shot, this._log.rank, width)} ${this._log.section(shot, rank => this._show(rank))}`
+      ${this._stacks && parts ? parts.stackTree(this._stacks, __) : nothing}
+      ${parts ? parts.startUp(shot, now, this._startUp, () => this._toggleStartUp(), __) : nothing}
+      ${this._panel && parts
+        ? html`${parts.metrics.template(shot, rank, width)} ${parts.log.section(shot, chosen => this._show(chosen))}`
         : nothing}
       ${fixed && (running || shot.run_state === 'queued')
         ? note(__('This is what the notebook saw last. The Jupyter server knows no such run.'))
@@ -164,10 +171,12 @@ export class SessionView {
   }
 
   private _rows(shot: Snapshot, now: number): TemplateResult {
+    const shown = shot.ranks.length > MANY ? slowestFirst(shot.ranks).slice(0, MANY) : shot.ranks;
     const columns = columnsOf(shot);
-    const width = shot.ranks.length > 10 ? 18 : 12;
+    const width = shot.ranks.length >= 1000 ? 32 : shot.ranks.length > 10 ? 18 : 12;
     this._focused = Math.min(this._focused, shot.ranks.length - 1);
-    const open = this._log.open ? this._log.rank : null;
+    const log = this._log?.open ? this._log : null;
+    const open = log?.rank ?? null;
     return html`<div
       class=${classes(columns)}
       style="--mm-rank-width:${width}px"
@@ -175,17 +184,18 @@ export class SessionView {
       aria-label=${this._say('ranks')}
     >
       ${titles(columns, this._say)}
-      ${repeat(
-        shot.ranks,
-        row => row.rank,
+      ${shown.map(
         row =>
           html`${rankRow(row, columns, now, open === row.rank, row.rank === this._focused, rank => this._toggle(rank), this._say)}
-          ${open === row.rank && !this._panel
-            ? html`<div role="row"><div role="gridcell">${this._log.template(row, () => this._all())}</div></div>`
+          ${log && open === row.rank && !this._panel
+            ? html`<div role="row"><div role="gridcell">${log.template(row, () => this._all())}</div></div>`
             : nothing}`
       )}
-      ${this._log.open && open === null && !this._panel
-        ? html`<div role="row"><div role="gridcell">${this._log.template(undefined, () => this._show(this._focused))}</div></div>`
+      ${shown.length < shot.ranks.length
+        ? html`<div role="row" class="note"><span role="gridcell">${this._say('%1 more ranks', format.count(shot.ranks.length - shown.length))}</span></div>`
+        : nothing}
+      ${log && open === null && !this._panel
+        ? html`<div role="row"><div role="gridcell">${log.template(undefined, () => this._show(this._focused))}</div></div>`
         : nothing}
     </div>`;
   }
@@ -237,7 +247,7 @@ export class SessionView {
 
   private _toggle(rank: number): void {
     this._focused = rank;
-    if (this._log.open && this._log.rank === rank) {
+    if (this._log?.open && this._log.rank === rank) {
       if (this._panel) {
         this._log.show(null);
       } else {
@@ -252,7 +262,7 @@ export class SessionView {
 
   private _show(rank: number | null): void {
     this._focused = rank ?? this._focused;
-    this._log.show(rank);
+    this._log?.show(rank);
     this._draw();
     this._fetch();
   }
@@ -264,7 +274,7 @@ export class SessionView {
   private _fetch(): void {
     const shot = this._content.known?.shot;
     if (shot && !this._content.fixed && this._visible) {
-      void this._log.fetch(shot.session);
+      void this._log?.fetch(shot.session);
     }
   }
 
@@ -277,7 +287,7 @@ export class SessionView {
       return;
     }
     const rank = Number(row.dataset['rank']);
-    const open = this._log.open && this._log.rank === rank;
+    const open = this._log?.open && this._log.rank === rank;
     const last = (this._content.known?.shot.ranks.length ?? 1) - 1;
     const to = { ArrowDown: Math.min(last, rank + 1), ArrowUp: Math.max(0, rank - 1), Home: 0, End: last }[event.key];
     if (to !== undefined) {

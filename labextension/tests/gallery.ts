@@ -5,6 +5,7 @@ import { SessionsPanel } from '../src/panel';
 import type { Api, Log, Stacks } from '../src/api';
 import type { Snapshot } from '../src/protocol';
 import type { Store } from '../src/store';
+import { makeParts } from '../src/parts';
 import { english } from '../src/translate';
 import { Widget } from '@lumino/widgets';
 
@@ -34,7 +35,7 @@ function cell(host: HTMLElement, given: Given): SessionView {
   host.classList.add('mm');
   host.setAttribute('role', 'article');
   host.setAttribute('aria-label', given.shot.session);
-  const view = new SessionView(host, apiOf(given), english);
+  const view = new SessionView(host, apiOf(given), english, makeParts);
   view.update(content(given));
   return view;
 }

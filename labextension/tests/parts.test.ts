@@ -2,9 +2,10 @@ import { describe, expect, it } from 'vitest';
 
 import type { Stacks } from '../src/api';
 import { spread, ticks } from '../src/chart';
-import { extent, kindOf, place, rankAt } from '../src/grid';
+import { extent, place, rankAt } from '../src/grid';
 import { legendOf } from '../src/many';
 import { excerpts } from '../src/notices';
+import { kindOf } from '../src/order';
 import { lanes, longest } from '../src/startup';
 import { english } from '../src/translate';
 import { merged, ranges } from '../src/tree';

@@ -1,7 +1,10 @@
 import { afterEach, describe, expect, it } from 'vitest';
 
+import type { Api } from '../src/api';
 import { place } from '../src/grid';
-import { matches, slowestFirst } from '../src/many';
+import { matches } from '../src/many';
+import { slowestFirst } from '../src/order';
+import { makeParts } from '../src/parts';
 import { lineOf } from '../src/panel-line';
 import { chosen, isSnapshot } from '../src/snapshots';
 import { path } from '../src/rows';
@@ -15,10 +18,12 @@ HTMLElement.prototype.getClientRects = () => [{}] as unknown as DOMRectList;
 const views: SessionView[] = [];
 afterEach(() => views.splice(0).forEach(view => view.dispose()));
 
+const api = { log: async () => ({ lines: [], total: 0 }) } as unknown as Api;
+
 function drawn(content: Partial<Content> & { shot?: Parameters<typeof shot>[0] } = {}): HTMLElement {
   const host = document.createElement('div');
   document.body.append(host);
-  const view = new SessionView(host, null, trans);
+  const view = new SessionView(host, api, trans, makeParts);
   views.push(view);
   view.update({ known: { shot: shot(content.shot), at: performance.now() }, link: 'live', heard: 0, fixed: true, ...content });
   return host;

@@ -14,6 +14,7 @@ from modal_magic.view.cell_output import publish_here
 from modal_magic.view.model import RunView
 from modal_magic.view.saved import as_html, as_plain, progress_line
 from modal_magic.view.snapshot import Snapshot, without_courses
+from modal_magic.view.widget import VIEW, Widget, make_widget, wants_widget
 
 __all__ = ["MIME", "BlockPicture", "DisplayPicture", "LinePicture", "Picture", "choose_picture"]
 
@@ -21,6 +22,7 @@ MIME = "application/vnd.modal-magic.session+json"
 """What the extension draws: a Snapshot as JSON."""
 APPEAR_SECONDS = 1.0
 """A run is drawn when it has gone on for so long, or tells of its progress."""
+WIDGET_SECONDS = 0.25
 DISPLAY_SECONDS = 1.0
 """A display is sent again so often; where the extension is, it draws ten times a second without that."""
 MANY_SECONDS = 5.0
@@ -81,12 +83,20 @@ class _Pace:
 
 
 class DisplayPicture:
-    """A rich output of the cell, which is updated in place. `publish` is what puts it there."""
+    """A rich output of the cell, which is updated in place. `publish` is what puts it there.
 
-    def __init__(self, run: RunView, take: Callable[[], Snapshot], publish: Publish = publish_here) -> None:
+    With a widget only that is updated while the run goes on. At the end the display is without it, so that a saved
+    notebook shows the table and not a widget that has no kernel.
+    """
+
+    def __init__(
+        self, run: RunView, take: Callable[[], Snapshot], publish: Publish = publish_here, widget: bool = False
+    ) -> None:
         self._run, self._take, self._publish = run, take, publish
-        self._pace = _Pace(run, DISPLAY_SECONDS)
+        self._pace = _Pace(run, WIDGET_SECONDS if widget else DISPLAY_SECONDS)
         self._shown = False
+        self._wants_widget = widget
+        self._widget: Widget | None = None
 
     def hide(self) -> None:
         """Text has a place of its own in a notebook."""
@@ -97,8 +107,17 @@ class DisplayPicture:
             shot = self._take()
             if len(shot.ranks) > MANY_RANKS:
                 self._pace.seconds = MANY_SECONDS
-            self._publish(bundle(shot), f"modal-magic-{self._run.run}", self._shown)
+            data = bundle(shot)
+            if self._wants_widget and not over:
+                if self._widget is not None:
+                    self._widget.shot = data[MIME]
+                    return self._pace.wait()
+                self._widget = make_widget(data[MIME])
+                data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self._widget.model_id}
+            self._publish(data, f"modal-magic-{self._run.run}", self._shown)
             self._shown = True
+            if over and self._widget is not None:
+                self._widget.close()
         return self._pace.wait()
 
 
@@ -152,7 +171,10 @@ class LinePicture:
 def choose_picture(in_jupyter: bool, run: RunView, take: Callable[[], Snapshot]) -> Picture:
     """The picture that fits where the output goes. `take` gives the snapshot of now."""
     if in_jupyter:
-        return DisplayPicture(run, take)
+        from IPython.core.getipython import get_ipython
+
+        shell = get_ipython()
+        return DisplayPicture(run, take, widget=shell is not None and wants_widget(shell.user_ns))
     return BlockPicture(run, take) if sys.stdout.isatty() else LinePicture(run, take)
 
 
