@@ -115,7 +115,7 @@ def complete_in_kernel() -> Iterator[Callable[[str, int], tuple[list[str], str]]
         ("%%modal_distributed --rep", ["--replicas"], "--rep"),
         ("%%modal_distributed --replicas 4 --gpu=a100-", ["A100-40GB", "A100-80GB"], "a100-"),
         ("%%modal_distributed --gpu H100!", ["H100!"], "H100!"),
-        ("%modal_stop --a", ["--all"], "--a"),
+        ("%modal_stop --a", ["--all", "--apps"], "--a"),
     ],
 )
 def test_a_real_kernel_offers_the_options_and_nothing_else(
