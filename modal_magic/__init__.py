@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from modal_magic.protocol import Retries as Retries
     from modal_magic.reporting import progress as progress
     from modal_magic.reporting import report as report
+    from modal_magic.resuming import commit as commit
     from modal_magic.resuming import on_preempt as on_preempt
+    from modal_magic.resuming import reload as reload
     from modal_magic.run import Run as Run
     from modal_magic.session import Session as Session
 
@@ -39,8 +41,10 @@ _ROOMS = {
     "Retries": "protocol",
     "Run": "run",
     "Session": "session",
+    "commit": "resuming",
     "on_preempt": "resuming",
     "progress": "reporting",
+    "reload": "resuming",
     "report": "reporting",
     **dict.fromkeys(
         (

@@ -73,6 +73,11 @@ class Containers:
         "write NAME:/path", r"[\w.-]+:/[^\s:]+", "mount this volume of Modal on every node", metavar="NAME:/PATH",
         example="checkpoints:/checkpoints",
     )  # fmt: skip
+    bucket: tuple[str, ...] = _several(
+        "write NAME:/path, or NAME:/path:SECRET", r"[\w.-]+:/[^\s:]+(:[\w.-]+)?",
+        "mount this S3 bucket on every node, with the AWS keys of a secret of Modal where it needs them",
+        metavar="NAME:/PATH[:SECRET]", example="datasets:/datasets:aws",
+    )  # fmt: skip
     include: tuple[str, ...] = _several(
         "name a module that the notebook can import", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*",
         "send this module or package of yours along", metavar="MODULE", example="my_models",

@@ -1,4 +1,4 @@
-"""What a cell needs to go on where it was: a folder for checkpoints, and a call before its node is taken away."""
+"""What a cell needs to go on where it was: a folder for checkpoints, volumes, and a call before its node goes."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from modal_magic.errors import SessionError
 from modal_magic.this_rank import rank_shell
 
-__all__ = ["CHECKPOINTS", "checkpoint_folder", "on_preempt"]
+__all__ = ["CHECKPOINTS", "VOLUMES", "checkpoint_folder", "commit", "on_preempt", "reload"]
 
 CHECKPOINTS = "MODAL_MAGIC_CHECKPOINT_DIR"
 """The variable that says to each rank where the session has its checkpoints."""
+
+VOLUMES = "MODAL_MAGIC_VOLUMES"
+"""The variable that says to ranks on Modal who commits and reloads volumes for them; empty where there are none."""
 
 Hook = TypeVar("Hook", bound=Callable[[], object])
 
@@ -25,6 +29,37 @@ def checkpoint_folder() -> Path:
     folder = Path(given)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def commit() -> None:
+    """Have Modal keep what was written on the volumes of this node. Off Modal files are kept anyway: it does nothing.
+
+    A session commits at its end by itself. Raises SessionError where Modal does not do it, or there is no volume.
+    """
+    _ask(b"commit")
+
+
+def reload() -> None:
+    """Have the volumes of this node show what other containers have committed. Off Modal this does nothing.
+
+    Raises SessionError where Modal does not do it, as while a file of a volume is open, or there is no volume.
+    """
+    _ask(b"reload")
+
+
+def _ask(verb: bytes) -> None:
+    path = os.environ.get(VOLUMES)
+    if path is None:
+        return
+    if not path:
+        raise SessionError(f"there is nothing to {verb.decode()}: --volume NAME:/path gives a session a volume")
+    from multiprocessing.connection import Client
+
+    with Client(path) as node:
+        node.send_bytes(verb)
+        trouble = node.recv_bytes().decode()
+    if trouble:
+        raise SessionError(f"the {verb.decode()} of this node's volumes failed: {trouble}")
 
 
 def on_preempt(hook: Hook) -> Hook:

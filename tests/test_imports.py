@@ -80,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {*GROUND, "registry", "link", "link_thread", "conversation"},
     "this_rank": set(),
     "reporting": {"this_rank"},
-    "resuming": {"this_rank"},
+    "resuming": {"errors", "this_rank"},
     "run": {*GROUND, "view"},
     "transcript": {*GROUND, "segments"},
     "session_runs": {*GROUND, "run", "view"},
@@ -136,7 +136,8 @@ HERE = {
 }
 """What never runs in a kernel that has no Unix: the rest does."""
 ON_MODAL = {
-    f"backends/modal_{name}" for name in ("inventory", "app", "bridge", "carrier", "meeting", "node", "trouble")
+    f"backends/modal_{name}"
+    for name in ("inventory", "app", "bridge", "carrier", "meeting", "node", "trouble", "volumes")
 }
 """What the Modal backend loads when a session is started there; the client of Modal comes with it."""
 UNIX_MODULES = {"fcntl", "resource", "pwd", "grp", "pty", "termios"}

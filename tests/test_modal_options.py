@@ -50,7 +50,7 @@ def deployed(gpu: str | None = None, **options: object) -> str:
 def test_options_become_the_definitions_of_nodes_and_gateway(service: Handle) -> None:
     name = deployed(
         "A100:2,H100:2", region="eu-west", cloud="aws", cpu=4.0, memory=16 * 2**30, preload=("json",), scaledown=300.0,
-        min_containers=3, startup_timeout=90.0,
+        min_containers=3, startup_timeout=90.0, bucket=("data:/data",),
     )  # fmt: skip
     found = service.ask("definitions", app=name)
     node, gateway = found["Node.*"], found["Gateway.*"]
@@ -59,6 +59,7 @@ def test_options_become_the_definitions_of_nodes_and_gateway(service: Handle) ->
     assert node["cloud"] == gateway["cloud"] == "aws"
     assert node["i6pn"] and gateway["i6pn"] and node["snapshot"] and not gateway["snapshot"]
     assert gateway["nonpreemptible"] and not node["nonpreemptible"] and gateway["gpus"] == []
+    assert node["buckets"] == {"data": "/data"} and gateway["buckets"] == {}
     assert (node["scaledown"], node["timeout"], node["startup_timeout"]) == (300, 24 * 3600, 90)
     assert (node["least"], gateway["least"], node["cluster"]) == (3, 0, 0)
     plain = service.ask("definitions", app=deployed(nonpreemptible=True))["Node.*"]
@@ -101,6 +102,11 @@ def test_a_module_of_the_notebook_travels_along_and_a_change_of_it_is_sent(
             "Modal refuses such containers (`min_containers` (3) must be",
         ),
         (None, {"secret": ("nobody",)}, "Modal does not have what the options name (Secret 'nobody' not found"),
+        (
+            None,
+            {"bucket": ("data:/data:nobody",)},
+            "Modal does not have what the options name (Secret 'nobody' not found",
+        ),
         (None, {"volume": ("nobody:/data",)}, "Modal does not have what the options name (Volume 'nobody' not found"),
     ],
 )
@@ -166,6 +172,33 @@ def test_one_node_does_without_a_snapshot_and_without_i6pn(modal_book: Notebook,
     # Its gateway goes with it, and what Modal starts in its place has nothing to do.
     modal_service.ask("interrupt", container=only["id"])
     assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
+
+
+@pytest.mark.kernel
+def test_ranks_commit_and_reload_their_volumes_and_the_end_of_a_session_commits_once_more(
+    modal_book: Notebook, modal_service: Handle, tmp_path: Path
+) -> None:
+    import modal
+
+    for name, version in (("first", 1), ("second", 2)):
+        modal.Volume.from_name(name, create_if_missing=True, version=version).hydrate()
+    before = len(modal_service.ask("history"))
+    line = (
+        f"%%modal_distributed --backend modal --snapshot off --volume first:{tmp_path}/1 --volume second:{tmp_path}/2\n"
+    )
+    shown = modal_book.run(
+        line + "import modal, modal_magic\n"
+        "print(modal_magic.checkpoint_dir.parent, modal.is_local())\n"
+        "modal_magic.commit()\nmodal_magic.reload()\n"
+        # What a cell asks Modal for itself: it is the container that asks.
+        "shelf = modal.Dict.from_name('of-the-user', create_if_missing=True)\nshelf['a'] = 1\n"
+        "modal.Volume.from_name('first').commit()\nprint(shelf['a'])"
+    )
+    assert {f"[rank 0] {tmp_path}/1 True", "[rank 0] 1"} <= set(shown.lines), shown.traceback
+    modal_book.run("%modal_stop")
+    done = [one.split()[1] for one in modal_service.ask("history")[before:] if "vo-" in one]
+    assert done[:5] == ["committed", "committed", "reloaded", "reloaded", "committed"]
+    assert set(done[5:]) == {"committed"} and len(done) >= 7
 
 
 @pytest.mark.kernel

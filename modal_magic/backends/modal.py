@@ -198,6 +198,7 @@ def _ticket(plan: Plan, keys: SessionKeys, build: Stage) -> Ticket:
         agent=replace(agent, cores=round(plan.containers.cpu or 0)),
         patience=patience,
         link=plan.link,
+        volumes=[volume.partition(":")[0] for volume in plan.containers.volume],
     )
 
 

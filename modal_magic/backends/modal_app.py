@@ -73,7 +73,7 @@ def _of_nodes(gpu: str | None, containers: Containers) -> dict[str, Any]:
         "memory": containers.memory and containers.memory // 2**20,
         "ephemeral_disk": containers.ephemeral_disk and containers.ephemeral_disk // 2**20,
         "secrets": [modal.Secret.from_name(name) for name in containers.secret],
-        "volumes": {path: modal.Volume.from_name(name) for name, _, path in volumes},
+        "volumes": {path: modal.Volume.from_name(name) for name, _, path in volumes} | _buckets(containers),
         "nonpreemptible": containers.nonpreemptible or None,
         "env": {PRELOAD: " ".join(containers.preload)},
         "enable_memory_snapshot": containers.snapshotted,
@@ -83,6 +83,14 @@ def _of_nodes(gpu: str | None, containers: Containers) -> dict[str, Any]:
     }
     if containers.snapshot == "gpu":
         found["experimental_options"] = {"enable_gpu_snapshot": True}
+    return found
+
+
+def _buckets(containers: Containers) -> dict[str, modal.CloudBucketMount]:
+    found = {}
+    for bucket in containers.bucket:
+        name, path, *secret = bucket.split(":")
+        found[path] = modal.CloudBucketMount(name, secret=modal.Secret.from_name(secret[0]) if secret else None)
     return found
 
 

@@ -30,13 +30,15 @@ Found = TypeVar("Found", bound=Part)
 class Ticket(Part):
     """What the containers of a session must know; each fills in what only it can: its address and folder.
 
-    `link` says by which ways clients may come: `tunnel`, `queue`, or `auto` for both.
+    `link` says by which ways clients may come: `tunnel`, `queue`, or `auto` for both. `volumes` are the names of those
+    that nodes have.
     """
 
     gateway: GatewaySpec
     agent: AgentSpec
     patience: float
     link: str
+    volumes: list[str] = msgspec.field(default_factory=list)
 
 
 class GatewayAt(Part):

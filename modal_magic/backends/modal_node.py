@@ -21,6 +21,7 @@ import msgspec
 
 from modal_magic.backends.modal_carrier import answering
 from modal_magic.backends.modal_meeting import GATEWAY, Calls, GatewayAt, Meeting, NodeAt, Ticket
+from modal_magic.backends.modal_volumes import commit_all, offered
 from modal_magic.backends.zygotes import Zygote, await_ready, spawn
 from modal_magic.errors import SessionError
 from modal_magic.protocol import Stage
@@ -173,7 +174,6 @@ def serve_node(
     folder = tempfile.mkdtemp(prefix="modal-magic-")
     # NCCL takes two containers on one machine for one host, where it is not told that they are not.
     own = {"NCCL_HOSTID": f"{socket.gethostname()}-{address}"}
-    zygote.tell(Take(folder, os.getcwd(), sys.path, {**os.environ, **own}))
     spec = msgspec.structs.replace(
         ticket.agent,
         node_rank=node_rank,
@@ -184,16 +184,19 @@ def serve_node(
         notice=notice,
         stages=list(stages),
     )
-    zygote.tell(StartAgent(spec))
-    try:
-        zygote.process.wait()
-    except BaseException as error:
-        preempted = isinstance(error, KeyboardInterrupt)
-        why, grace = ("preempted", GRACE_SECONDS) if preempted else ("cancelled", 0.0)
-        with contextlib.suppress(SessionError, subprocess.TimeoutExpired):
-            zygote.tell(EndNode(why, grace))
-            zygote.process.wait(LEAVE_SECONDS + grace)
-        raise
+    with offered(ticket.volumes, folder) as more:
+        zygote.tell(Take(folder, os.getcwd(), sys.path, {**os.environ, **own, **more}))
+        zygote.tell(StartAgent(spec))
+        try:
+            zygote.process.wait()
+        except BaseException as error:
+            preempted = isinstance(error, KeyboardInterrupt)
+            why, grace = ("preempted", GRACE_SECONDS) if preempted else ("cancelled", 0.0)
+            with contextlib.suppress(SessionError, subprocess.TimeoutExpired):
+                zygote.tell(EndNode(why, grace))
+                zygote.process.wait(LEAVE_SECONDS + grace)
+            raise
+    commit_all(ticket.volumes)  # Modal does it at the end of a container, which may be kept for another session
 
 
 @contextlib.contextmanager

@@ -43,6 +43,17 @@ def test_there_is_a_folder_for_checkpoints(ranks: Session) -> None:
     found = {eval(text or "") for text in results(done)}
     assert len(found) == 1 and next(iter(found))[0]
     run(ranks, "folder = modal_magic.checkpoint_dir; folder.rmdir(); folder.parent.rmdir()", ranks=[0])
+    told = run(
+        ranks,
+        """
+        try:
+            modal_magic.commit(), modal_magic.reload()
+        except modal_magic.SessionError as error:
+            print(error)
+        """,
+    )
+    lacks = "there is nothing to commit: --volume NAME:/path gives a session a volume\n"
+    assert {rank.output for rank in told.ranks.values()} == {lacks if ranks.backend_name == "modal" else ""}
 
 
 def test_the_process_group_is_ready(ranks: Session) -> None:

@@ -124,6 +124,8 @@ def defined(function: Function) -> dict[str, object]:
         "startup_timeout": first.startup_timeout_secs,
         "scaledown": first.autoscaler_settings.scaledown_window,
         "timeout": first.timeout_secs,
+        "volumes": [mount.mount_path for mount in first.volume_mounts],
+        "buckets": {mount.bucket_name: mount.mount_path for mount in first.cloud_bucket_mounts},
     }
 
 

@@ -25,10 +25,11 @@ KINDS = {"di": "Dict", "qu": "Queue", "vo": "Volume"}
 
 @dataclass(slots=True)
 class Shelf:
-    """All dicts and queues, by id; names give their ids."""
+    """All dicts and queues, and the versions of volumes, by id; names give their ids."""
 
     names: dict[str, str] = field(default_factory=dict)
     dicts: dict[str, dict[bytes, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    versions: dict[str, int] = field(default_factory=dict)
     queues: dict[tuple[str, bytes], deque[bytes]] = field(default_factory=lambda: defaultdict(deque))
 
     def id_of(self, world: World, prefix: str, name: str, creation: int) -> str:

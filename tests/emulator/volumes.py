@@ -22,7 +22,8 @@ class Volumes(Room):
 
     async def VolumeGetOrCreate(self, request: api.VolumeGetOrCreateRequest) -> api.VolumeGetOrCreateResponse:
         id = self.shelf.id_of(self.world, "vo", request.deployment_name, request.object_creation_type)
-        return api.VolumeGetOrCreateResponse(volume_id=id, version=request.version, metadata=api.VolumeMetadata())
+        version = api.VolumeFsVersion.ValueType(self.shelf.versions.setdefault(id, request.version))
+        return api.VolumeGetOrCreateResponse(volume_id=id, metadata=api.VolumeMetadata(version=version))
 
     async def VolumeHeartbeat(self, request: api.VolumeHeartbeatRequest) -> Empty:
         return Empty()
