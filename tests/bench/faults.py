@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 from tests.bench.figures import Bench, Row, at_most, median, milliseconds, percentile, seconds
 from tests.bench.kernel import Kernel, start_kernel, wait_until_warm
@@ -12,6 +11,8 @@ __all__ = ["FAULTS"]
 
 COUNT, WARM_UP = 20, 2
 WORST, MEDIAN, REBUILD = 2.0, 0.7, 0.05
+SHOWN, PYTHON = 0.3, 0.2
+"""The bars where there are closer ones: for a traceback to be shown, and for an interrupt where Python runs."""
 FOUR = "%%modal_distributed --replicas 4 --backend local\n"
 SET_UP = f"""{FOUR}import ctypes, os, signal, time, torch, torch.distributed as dist
 def begin():
@@ -26,6 +27,8 @@ DIES = (
 )
 WAITS = "%%modal_distributed\nif rank == 1:\n    begin()\n    time.sleep(1000)\ndist.all_reduce(torch.ones(8))"
 STUCK = WAITS.replace("time.sleep", "ctypes.PyDLL(None).sleep")
+COMPUTES = WAITS.replace("time.sleep(1000)", "all(map(float('inf').__gt__, iter(time.time, None)))")
+IN_PYTHON = "%%modal_distributed\nif rank == 1:\n    begin()\n    while True: pass\ntime.sleep(1000)"
 NEXT = "%%modal_distributed\nt = torch.ones(1); dist.all_reduce(t); print(f'sum={int(t)}')"
 LISTEN = """\
 import modal_magic.session as _session, modal_magic.protocol as _protocol
@@ -39,14 +42,19 @@ _session.Session._on_record = _listen
 STAMP = re.compile(r"at=([\d.]+)")
 
 
-def failing(kernel: Kernel, cell: str) -> list[float]:
-    """The seconds from the moment before a rank fails to the kernel's idle, and all ranks work again after each."""
-    taken = []
+def failing(kernel: Kernel, cell: str, told: str) -> tuple[list[float], list[float]]:
+    """The seconds from the moment before a rank fails to the kernel's idle, and to the first message that tells of it.
+
+    All ranks must work again after each.
+    """
+    taken, shown = [], []
     for _ in range(WARM_UP + COUNT):
         reply = kernel.execute(cell, raises=True)
-        taken.append(reply.sent + reply.seconds - float(STAMP.findall(reply.text)[0]))
+        at = float(STAMP.findall(reply.text)[0]) - reply.sent
+        taken.append(reply.seconds - at)
+        shown.append(reply.seconds_to(told, 1) - at)
         recover(kernel)
-    return taken[WARM_UP:]
+    return taken[WARM_UP:], shown[WARM_UP:]
 
 
 def interrupted(kernel: Kernel, cell: str) -> list[float]:
@@ -63,30 +71,38 @@ def recover(kernel: Kernel) -> None:
     kernel.execute(SET_UP)
     reply = kernel.execute(NEXT)
     assert reply.text.count("sum=4") == 4, reply.text
-    time.sleep(0.05)
 
 
-def rows_of(name: str, taken: list[float]) -> list[Row]:
+def rows_of(name: str, taken: list[float], middle: float = MEDIAN, worst: float = WORST) -> list[Row]:
     """The bars of one kind of fault."""
     beside = f"p95 {milliseconds(percentile(taken, 95))}"
     return [
-        at_most(f"{name}: to control, p50", median(taken), MEDIAN, milliseconds, beside),
-        at_most(f"{name}: to control, worst of {COUNT}", max(taken), WORST, seconds),
+        at_most(f"{name}, p50", median(taken), middle, milliseconds, beside),
+        at_most(f"{name}, worst of {COUNT}", max(taken), worst, seconds),
     ]
 
 
 def run() -> list[Row]:
-    """Four kinds of fault, then how long ranks took to form the groups that followed."""
+    """Kinds of fault and of interrupt, then how long ranks took to form the groups that followed."""
     rows: list[Row] = []
     with start_kernel("%load_ext modal_magic") as kernel:
         kernel.execute(LISTEN)
         kernel.execute(SET_UP)
         wait_until_warm(kernel)
-        rows += rows_of("a rank raises, the others are in all_reduce", failing(kernel, RAISES))
-        rows += rows_of("interrupt, all but one are in all_reduce", interrupted(kernel, WAITS))
+        control, shown = failing(kernel, RAISES, "raise ValueError('chosen')")
+        rows += rows_of("a rank raises, the others are in all_reduce: its traceback is shown", shown, SHOWN, SHOWN)
+        rows += rows_of("a rank raises, the others are in all_reduce: control", control)
+        rows += rows_of("interrupt, all are in Python: control", interrupted(kernel, IN_PYTHON), PYTHON, PYTHON)
+        rows += rows_of("interrupt, all but one are in all_reduce: control", interrupted(kernel, WAITS))
         rebuilt = [float(word) for word in kernel.execute("print(*_seconds)").text.split()]
-        rows += rows_of("a rank is killed by SIGKILL, the others are in all_reduce", failing(kernel, DIES))
-        rows += rows_of("interrupt, one holds the interpreter and must be killed", interrupted(kernel, STUCK))
+        control, shown = failing(kernel, DIES, "killed by SIGKILL")
+        rows += rows_of("a rank is killed by SIGKILL, the others are in all_reduce: it is named", shown, SHOWN, SHOWN)
+        rows += rows_of("a rank is killed by SIGKILL, the others are in all_reduce: control", control)
+        rows += rows_of(
+            "interrupt, one waits in C with the GIL and must be killed: control", interrupted(kernel, STUCK)
+        )
+        taken = interrupted(kernel, COMPUTES)
+        rows += rows_of("interrupt, one computes in C with the GIL and is killed: control", taken, WORST)
     beside = f"{len(rebuilt)} times, worst {milliseconds(max(rebuilt))}"
     rows.append(
         at_most("a process group of 4 living ranks is rebuilt, p50", median(rebuilt), REBUILD, milliseconds, beside)
@@ -96,12 +112,13 @@ def run() -> list[Row]:
 
 FAULTS = Bench(
     name="faults",
-    limit=240,
+    limit=360,
     how=(
         f"A real kernel and 4 ranks; each fault {COUNT} times after {WARM_UP} that are not counted. From the moment "
-        "before the rank fails (it prints the time) or the kernel is interrupted, to the kernel's idle. After each "
-        "fault an all_reduce over all ranks must be right. The rebuild is what each rank says that it took "
-        "(`Grouped.seconds`) where no rank had to be started anew."
+        "before the rank fails (it prints the time) or the kernel is interrupted, to the kernel's idle, or to the "
+        "first message that has the traceback or the cause. After each fault an all_reduce over all ranks must be "
+        "right. The rebuild is what each rank says that it took (`Grouped.seconds`) where no rank had to be started "
+        "anew."
     ),
     run=run,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.bench.surroundings import child_environment
 __all__ = ["Chunk", "Kernel", "Reply", "start_kernel", "wait_until_warm"]
 
 LONGEST_CELL = 60.0
+COLOURS = re.compile(r"\x1b\[[\d;]*m")
 WARM = """\
 import select as _select
 _zygotes = get_ipython().magics_manager.registry["ModalMagics"].resources.backend("local")._warm
@@ -27,7 +29,7 @@ print(all(_select.select([one.process.stdout], [], [], 0)[0] for one in _zygotes
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Text that was new in a message: when it came (seconds since 1970), and which stream or display it belongs to."""
+    """Text that was new in a message: when it came (seconds since 1970), and to which stream, display or `error`."""
 
     at: float
     text: str
@@ -131,6 +133,7 @@ class Kernel:
                 displays[shown] = text
             elif kind == "error":
                 errors += content["traceback"]
+                chunks.append(Chunk(now, COLOURS.sub("", "\n".join(content["traceback"])), "error"))
             elif kind == "status" and content["execution_state"] == "idle":
                 assert bool(errors) == raises, "\n".join(errors) or "the cell did not raise"
                 return Reply(sent, now - sent, tuple(chunks), size)

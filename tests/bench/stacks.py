@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import threading
+import os
+import re
 import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
 
 from modal_magic.session import Session
-from modal_magic.state import LOOK_SECONDS
 from tests.bench.figures import Bench, Row, at_most, median, milliseconds, percentile
 from tests.bench.kernel import start_kernel, wait_until_warm
-from tests.bench.training import SAID, SCRIPT
+from tests.bench.training import SCRIPT, STEPS, WARM_UP
 
 __all__ = ["STACKS"]
 
-ASKED, PAIRS = 40, 4
-OFTEN = 50.0
-"""How often a second ranks are asked to see a cost at all."""
+ASKED = 40
+WINDOW = 10.0
+"""How many seconds of a training are looked at."""
 ASK = f"""\
 import contextlib, io, time
 times = []
@@ -28,6 +32,13 @@ for turn in range({ASKED}):
 print("times", *times)
 """
 WAITS = "import time, torch.distributed as dist\nwhile rank == 1: sum(range(1000))\ndist.barrier()"
+TRAINS = f"""\
+import os, threading
+(control,) = [thread.native_id for thread in threading.enumerate() if thread.name == "modal_magic control"]
+{SCRIPT}""".replace(f"range({WARM_UP + STEPS})", "range(10**9)").replace(
+    "        dist.barrier()\n        began", "        print('trains', os.getpid(), control, flush=True)\n        began"
+)
+SAID = re.compile(r"trains (\d+) (\d+)")
 
 
 def answers() -> list[float]:
@@ -38,50 +49,51 @@ def answers() -> list[float]:
     ):
         wait_until_warm(kernel)
         run = session.run(WAITS)
-        time.sleep(1)
+        while sum(stack.where is not None and stack.where.collective == "barrier" for stack in session.stacks()) < 3:
+            pass
         kernel.execute("%modal_stack --session asked")
         said = kernel.execute(ASK).text
         run.interrupt()
     return [float(word) for word in said.split()[1:]]
 
 
-def rate(session: Session) -> float:
-    """Steps per second of the training, as rank 0 says."""
-    found = SAID.search(session.run(SCRIPT).wait(60).ranks[0].output)
-    assert found
-    return float(found[1])
+def used(threads: Iterable[str]) -> float:
+    """How long threads have had a processor, by the system's own account (Linux), in seconds."""
+    return sum(int(Path(thread, "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
-def costs() -> list[float]:
-    """The share of its rate that a training loses when its ranks are asked `OFTEN` times a second, of each pair."""
-    lost: list[float] = []
+def threads_of(pids: Iterable[int]) -> list[str]:
+    """All threads of these processes, as the system has them."""
+    return [str(thread) for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
+
+
+def share(threads: list[str]) -> float:
+    """The share of this machine's processors that threads take for `WINDOW` seconds."""
+    before = used(threads)
+    time.sleep(WINDOW)
+    return (used(threads) - before) / (WINDOW * len(os.sched_getaffinity(0)))
+
+
+def costs() -> tuple[float, float]:
+    """What watching takes of the machine while 4 ranks train and say nothing; what the beats take besides, always."""
     with Session(replicas=4, backend="local") as session:
         session.run("import sklearn.datasets").wait(60)
-        for pair in range(PAIRS):
-            rates: dict[bool, float] = {}
-            for asked in (True, False)[:: 1 if pair % 2 else -1]:
-                over = threading.Event()
-
-                def ask(over: threading.Event = over) -> None:
-                    while not over.wait(1 / OFTEN):
-                        session.stacks(0)
-
-                asker = threading.Thread(target=ask)
-                if asked:
-                    asker.start()
-                rates[asked] = rate(session)
-                over.set()
-                if asked:
-                    asker.join()
-            lost.append(1 - rates[True] / rates[False])
-    return lost
+        ranks = {rank.pid for rank in session.status().ranks}
+        zygote = psutil.Process(session.connection.pid).parent()
+        assert zygote is not None
+        beside = threads_of(child.pid for child in zygote.children() if child.pid not in ranks)
+        beats = share(beside)
+        run = session.run(TRAINS)
+        while len(found := SAID.findall("".join(view.output for view in run.ranks.values()))) < 4:
+            run.events(1.0)
+        taken = share([*beside, *(f"/proc/{pid}/task/{control}" for pid, control in found)])
+        run.interrupt()
+    return taken - beats, beats
 
 
 def run() -> list[Row]:
     """Both figures."""
-    times, lost = answers(), costs()
-    share = median(lost) / (OFTEN * LOOK_SECONDS)
-    beside = f"asked {OFTEN:.0f} times a second: {100 * median(lost):.1f} %"
+    times, (watching, beats) = answers(), costs()
     return [
         at_most(
             "%modal_stack of 4 ranks, p50",
@@ -91,13 +103,18 @@ def run() -> list[Row]:
             f"p95 {milliseconds(percentile(times, 95))}",
         ),
         at_most(
-            "what the watch over stalls costs a training step",
-            share,
+            "what watching a training takes of the processors",
+            watching,
             0.01,
-            lambda value: f"{100 * value:.2f} %",
-            beside,
+            percent,
+            f"the beats of 4 agents and a gateway {percent(beats)}",
         ),
     ]
+
+
+def percent(value: float) -> str:
+    """`0.25 %`."""
+    return f"{100 * value:.2f} %"
 
 
 STACKS = Bench(
@@ -105,9 +122,11 @@ STACKS = Bench(
     limit=120,
     how=(
         f"`%modal_stack` {ASKED} times in a kernel, from the call to the printed text, while three ranks of another "
-        "kernel's session wait in a barrier and one computes in Python. The cost: the training of `training`, "
-        f"{PAIRS} times each with its ranks asked {OFTEN:.0f} times a second and without, by turns; the median loss, "
-        f"divided by how much oftener that is than the watch asks (every {LOOK_SECONDS:g} s)."
+        "kernel's session wait in a barrier and one computes in Python. The cost: 4 ranks train sklearn's digits as in "
+        f"`training`. What their control threads, 4 agents and the gateway use of the processors in {WINDOW:g} s of it "
+        "(for the watch over stalls and for what the views show), less what these use when no cell runs (for beats), "
+        "as a share of all that the machine has. Where ranks use all of it, their steps take so much longer. It is "
+        "taken from the system's own account of each thread, so other load shows little."
     ),
     run=run,
 )
