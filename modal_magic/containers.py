@@ -53,7 +53,7 @@ class Containers:
         "shape", write=v.write_size, metavar="SIZE", example="512GiB",
     )  # fmt: skip
     image: str | None = option(
-        None, "image of the nodes: a name in a registry, or the path of a Dockerfile; it needs Python and pip",
+        None, "image of the nodes: a variable with a `modal.Image`, a Dockerfile, or a name in a registry",
         v.text("name an image or a Dockerfile", r"[\w./:@-]+", "nvcr.io/nvidia/pytorch:25.09-py3"), "shape",
         metavar="IMAGE", example="nvcr.io/nvidia/pytorch:25.09-py3",
     )  # fmt: skip

@@ -194,9 +194,11 @@ def test_an_interrupt_just_as_a_session_is_up_leaves_nothing(
     assert not (runtime_folder / "given-up").exists()
 
 
-def test_a_refused_token_is_said_in_one_sentence(modal_service: Handle) -> None:
+def test_a_token_that_is_missing_or_refused_is_said_in_one_sentence(modal_service: Handle) -> None:
     with modal_service.reached(), notebook() as opened:
-        opened.run("%load_ext modal_magic\nimport os\nos.environ['MODAL_TOKEN_ID'] = 'wrong'")
+        opened.run("%load_ext modal_magic\nimport os\ndel os.environ['MODAL_TOKEN_ID']")
+        assert "Modal wants a token that it knows: `modal token new` makes one" in opened.run(TWO + "pass").error
+        opened.run("os.environ['MODAL_TOKEN_ID'] = 'wrong'")
         assert "Modal wants a token that it knows: `modal token new` makes one" in opened.run(TWO + "pass").error
 
 

@@ -127,6 +127,41 @@ def test_the_log_of_an_image_that_cannot_be_built_is_shown(service: Handle, caps
 
 
 @pytest.mark.parametrize(
+    ("rpc", "status", "words"),
+    [
+        ("AppCreate", "PERMISSION_DENIED", "this Modal token may not do that (it is refused here)"),
+        ("FunctionCreate", "RESOURCE_EXHAUSTED", "a limit of this Modal workspace is reached: %modal_stop --all ends"),
+    ],
+)
+def test_what_a_token_may_not_and_a_workspace_has_no_more_of_is_said(
+    service: Handle, rpc: str, status: str, words: str
+) -> None:
+    service.ask("set", settings={"refused": {rpc: [status, "it is refused here"]}})
+    try:
+        with pytest.raises(SessionError) as refused:
+            deployed(region="eu-north")
+    finally:
+        service.ask("set", settings={"refused": {}})
+    assert str(refused.value).startswith(words)
+
+
+def test_the_image_of_a_variable_is_taken_and_what_ranks_need_is_added_to_it(
+    service: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import modal
+
+    own = modal.Image.from_registry("ubuntu:24.04", add_python="3.12").run_commands("touch /of-the-user")
+    monkeypatch.setattr(sys.modules["__main__"], "mine", own, raising=False)
+    before = len(service.ask("history"))
+    name = deployed(image="mine")
+    assert deployed(image="mine") == name
+    assert service.ask("history")[before:] == [f"deployed {name}"] * 2  # it may be another image by now
+    layers = service.ask("layers", app=name)
+    assert any("touch /of-the-user" in layer for layer in layers)
+    assert any("msgspec" in layer for layer in layers)
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"nonpreemptible": True, "gpu": "A100"}, "--nonpreemptible is for nodes without GPUs"),
@@ -195,7 +230,12 @@ def test_ranks_commit_and_reload_their_volumes_and_the_end_of_a_session_commits_
         "modal.Volume.from_name('first').commit()\nprint(shelf['a'])"
     )
     assert {f"[rank 0] {tmp_path}/1 True", "[rank 0] 1"} <= set(shown.lines), shown.traceback
-    modal_book.run("%modal_stop")
+    modal_service.ask("set", settings={"refused": {"AppList": ["PERMISSION_DENIED", "it is refused here"]}})
+    try:
+        told = modal_book.run("%modal_stop").error
+    finally:
+        modal_service.ask("set", settings={"refused": {}})
+    assert "is stopped, but Modal does not say whether its containers have ended (it is refused here)" in told
     done = [one.split()[1] for one in modal_service.ask("history")[before:] if "vo-" in one]
     assert done[:5] == ["committed", "committed", "reloaded", "reloaded", "committed"]
     assert set(done[5:]) == {"committed"} and len(done) >= 7

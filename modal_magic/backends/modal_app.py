@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -36,31 +37,31 @@ def deployed(gpu: str | None, containers: Containers, nodes: int) -> str:
     """The name of the deployed app for such containers; it is deployed if it is not yet. A cluster has so many `nodes`.
 
     The name holds a hash of all that the app is made of, our own source included, so that an app that is there under
-    it is the one that is wanted.
+    it is the one that is wanted. What a variable's image is made of nobody can tell: it is deployed each time.
     """
     name = f"{APP_PREFIX}{_digest(gpu, containers, nodes if containers.clustered else 0)}"
-    try:
-        modal.App.lookup(name)
-    except modal.exception.NotFoundError:
-        app = modal.App(name)
-        image = _image(containers)
-        common: dict[str, Any] = {
-            "image": image,
-            "region": containers.region,
-            "cloud": containers.cloud,
-            "i6pn": not containers.no_i6pn,
-            "timeout": LONGEST_SECONDS,
-            "startup_timeout": round(containers.startup_timeout),
-        }
-        if not containers.no_i6pn:
-            once = {**common, "single_use_containers": True, "scaledown_window": LEAST_SCALEDOWN_SECONDS}
-            app.cls(**once, nonpreemptible=True)(Gateway)
-        of_nodes: Any = Node if containers.snapshotted else ColdNode
-        if containers.clustered:
-            of_nodes = modal.clustered(size=nodes, rdma=containers.rdma)(of_nodes)
-        app.cls(**common, **_of_nodes(gpu, containers))(of_nodes)
-        with modal.enable_output():  # the log of a build that fails is what its user needs
-            app.deploy()
+    if _variable(containers.image) is None:
+        with contextlib.suppress(modal.exception.NotFoundError):
+            modal.App.lookup(name)
+            return name
+    app = modal.App(name)
+    common: dict[str, Any] = {
+        "image": _image(containers),
+        "region": containers.region,
+        "cloud": containers.cloud,
+        "i6pn": not containers.no_i6pn,
+        "timeout": LONGEST_SECONDS,
+        "startup_timeout": round(containers.startup_timeout),
+    }
+    if not containers.no_i6pn:
+        once = {**common, "single_use_containers": True, "scaledown_window": LEAST_SCALEDOWN_SECONDS}
+        app.cls(**once, nonpreemptible=True)(Gateway)
+    of_nodes: Any = Node if containers.snapshotted else ColdNode
+    if containers.clustered:
+        of_nodes = modal.clustered(size=nodes, rdma=containers.rdma)(of_nodes)
+    app.cls(**common, **_of_nodes(gpu, containers))(of_nodes)
+    with modal.enable_output():  # the log of a build that fails is what its user needs
+        app.deploy()
     return name
 
 
@@ -100,12 +101,20 @@ def _image(containers: Containers) -> modal.Image:
     wanted = [f"{name}=={importlib.metadata.version(name)}" for name in BESIDE]
     if containers.image is None:
         image = modal.Image.debian_slim(python_version=python).uv_pip_install(_torch())
+    elif (own := _variable(containers.image)) is not None:
+        image = own
     elif Path(containers.image).is_file():
         image = modal.Image.from_dockerfile(containers.image, add_python=containers.python)
     else:
         image = modal.Image.from_registry(containers.image, add_python=containers.python)
     image = image.uv_pip_install(*wanted, *containers.pip)
     return image.add_local_python_source(*containers.include) if containers.include else image
+
+
+def _variable(name: str | None) -> modal.Image | None:
+    """The image that a variable of the notebook, or of a script, holds."""
+    found = vars(sys.modules["__main__"]).get(name) if name is not None else None
+    return found if isinstance(found, modal.Image) else None
 
 
 def _torch() -> str:

@@ -13,10 +13,13 @@ ADVICE: tuple[tuple[type[trouble.Error], str], ...] = (
         "machine",
     ),
     (trouble.PermissionDeniedError, "this Modal token may not do that"),
-    (trouble.ImageBuildError, "the image of the containers could not be built"),
+    (trouble.ImageBuildError, "the image of the containers could not be built, as its log above tells"),
     (trouble.NotFoundError, "Modal does not have what the options name"),
     (trouble.InvalidError, "Modal refuses such containers"),
-    (trouble.ResourceExhaustedError, "a limit of this Modal workspace is reached"),
+    (
+        trouble.ResourceExhaustedError,
+        "a limit of this Modal workspace is reached: %modal_stop --all ends what runs, and fewer replicas need less",
+    ),
     (trouble.ConnectionError, "Modal cannot be reached: see https://status.modal.com, and this machine's network"),
 )
 """What each kind of trouble means; the first that fits is told."""

@@ -76,6 +76,10 @@ class Emulator:
                 app = self.world.app_named(wish["app"])
                 assert app is not None
                 return {name: defined(self.world.functions[id]) for name, id in app.functions.items()}
+            case "layers":
+                app = self.world.app_named(wish["app"])
+                assert app is not None
+                return self.library.layers(self.world.functions[app.functions["Node.*"]].definition.image_id)
             case "set":
                 for name, value in wish["settings"].items():
                     setattr(self.world.settings, name, value)

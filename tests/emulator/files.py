@@ -28,6 +28,12 @@ class Library:
     mounts: dict[str, list[api.MountFile]] = field(default_factory=dict)
     images: dict[str, api.Image] = field(default_factory=dict)
 
+    def layers(self, image: str) -> list[str]:
+        """The commands that an image is built by, the last layer first."""
+        found = self.images[image]
+        below = [text for base in found.base_images for text in self.layers(base.image_id)]
+        return ["\n".join(found.dockerfile_commands), *below]
+
     def lay_out(self, mounts: list[str], root: Path) -> None:
         """Write the files of mounts that belong to a container's /root into a folder."""
         for mount in mounts:

@@ -47,6 +47,9 @@ def _answer(name: str, rooms: list[Room]) -> Callable[[Stream[Any, Any]], Any]:
             raise GRPCError(Status.UNIMPLEMENTED, f"the emulator has no {name}")
         if (token := stream.metadata.get("x-modal-token-id")) is not None and not str(token).startswith("ak-"):
             raise GRPCError(Status.UNAUTHENTICATED, "Token ID is malformed")
+        if name in (refused := rooms[0].world.settings.refused):
+            status, reason = refused[name]
+            raise GRPCError(Status[status], reason)
         try:
             if inspect.isasyncgenfunction(handler):
                 async for response in handler(request):

@@ -23,6 +23,7 @@ __all__ = ["App", "Call", "Cluster", "Container", "Function", "Input", "Settings
 class Settings:
     """What a test may change while the emulator runs.
 
+    `refused` are the RPCs that are answered by an error: a gRPC status and the reason.
     `delays` are how long, in seconds, a container of a class waits for its machine. `held` are the classes whose
     containers are left in the queue, each with how many may start before that. `snapshot` is what becomes of a memory
     snapshot: the container goes on (`continue`), or goes on without the processes that it had started (`childless`).
@@ -35,6 +36,7 @@ class Settings:
     delays: dict[str, float] = field(default_factory=dict)
     snapshot: str = "continue"
     broken_image: str = ""
+    refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     build_seconds: float = 0.0
     tunnels: bool = True
     round_trip: float = 0.0
