@@ -18,7 +18,7 @@ from modal_magic.view.text import TextView
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["notebook_of", "refuse_for", "show_missed", "to_return_to"]
+__all__ = ["is_attended", "notebook_of", "refuse_for", "show_missed", "to_return_to"]
 
 
 def notebook_of(shell: InteractiveShell) -> str:
@@ -40,17 +40,26 @@ def is_deserted(name: str, resources: Resources) -> bool:
         session.detach()
 
 
-def refuse_for(resources: Resources, notebook: str) -> None:
+def is_attended(shell: InteractiveShell) -> bool:
+    """Whether somebody sits before this shell who can answer: a front end that takes input, or a terminal."""
+    kernel = getattr(shell, "kernel", None)
+    return bool(sys.stdin and sys.stdin.isatty()) if kernel is None else bool(getattr(kernel, "_allow_stdin", False))
+
+
+def refuse_for(resources: Resources, notebook: str, attended: bool) -> None:
     """Refuse to start a session for a line that names none, where this notebook has left one behind.
 
-    Whether its user means the ranks with their variables or fresh ones only the user can say. Raises UsageError with
-    both ways.
+    Where nobody says which notebook it is, one that any has left behind may be meant: that is asked too, if the line is
+    `attended` by somebody who can answer. Whether its user means the ranks with their variables or fresh ones only the
+    user can say. Raises UsageError with both ways.
     """
-    for connection in registry.living() if notebook else []:
-        if connection.notebook == notebook and is_deserted(connection.session, resources):
+    for connection in registry.living():
+        own = bool(notebook) and connection.notebook == notebook
+        maybe = attended and not (notebook and connection.notebook)
+        if (own or maybe) and is_deserted(connection.session, resources):
             raise UsageError(
-                f"session {connection.session!r} of this notebook is still up, with its variables and no kernel: "
-                f"%modal_attach {connection.session} brings it back, --session NEW starts another"
+                f"session {connection.session!r}{' of this notebook' if own else ''} is still up, with its variables "
+                f"and no kernel: %modal_attach {connection.session} brings it back, --session NEW starts another"
             )
 
 

@@ -13,10 +13,11 @@ from modal_magic.magics import ModalMagics
 __all__ = ["load", "unload"]
 
 
-def watch_end(shell: InteractiveShell, ends: Callable[[], None]) -> None:
+def watch_end(shell: InteractiveShell, ends: Callable[[], None], leaves: Callable[[], None]) -> None:
     """Have `ends` called when this kernel is shut down and not restarted; without a kernel, when Python exits.
 
     Only the request says which of the two it is. It may come in a thread of the kernel's own while a cell runs.
+    `leaves` is called in both cases, but not without a kernel.
     """
     kernel = getattr(shell, "kernel", None)
     if kernel is None:
@@ -27,6 +28,7 @@ def watch_end(shell: InteractiveShell, ends: Callable[[], None]) -> None:
     def do_shutdown(restart: bool) -> object:
         if not restart:
             ends()
+        leaves()
         return shut_down(restart)
 
     kernel.do_shutdown = do_shutdown
@@ -51,7 +53,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     completion.install(shell, registry.names)
     atexit.register(magics.close)
-    watch_end(shell, magics.sessions.kernel_ends)
+    watch_end(shell, magics.sessions.kernel_ends, magics.sessions.kernel_leaves)
     magics.resources.prepare()
 
 

@@ -198,8 +198,8 @@ class Gateway:
                 self._handle(s.Asked(identity, request))
             case p.InterruptRun(run=run) if run not in self.clients.runs:
                 self._reply(identity, p.Refused(run, "the session knows no such run"))
-            case p.InterruptRun() | p.Restart() | p.Stop():
-                self._handle(s.Asked(identity, request))
+            case p.InterruptRun() | p.Restart() | p.SetLimits() | p.Stop():
+                self._handle(s.Asked(identity, request, self.now() - self.began))
             case p.AskStatus():
                 self._reply(identity, self._status(request.request))
             case p.AskLog():
@@ -245,6 +245,8 @@ class Gateway:
     def _record(self, event: p.Event, withheld: bool = False) -> None:
         sound = not self.log.fault
         self.log.append(event, self.wall(), withheld)
+        if isinstance(event, p.RunEnded):
+            self.clients.runs.ended(event.run)  # now: other records may follow from it
         if sound and self.log.fault:
             self._record(
                 p.Notice(
@@ -303,8 +305,6 @@ class Gateway:
                         self._tell_live()  # a client is done with a run when it is over
                     event = self.flows.end(event, self.now())
                 self._record(event)
-                if isinstance(event, p.RunEnded):
-                    self.clients.runs.ended(event.run)
             case s.Tell(node_rank=node_rank, order=order):
                 self.agents.tell(node_rank, order)
             case s.Answer(client=client, reply=reply):

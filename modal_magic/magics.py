@@ -11,7 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from modal_magic import config, registry
-from modal_magic.attaching import notebook_of, show_missed, to_return_to
+from modal_magic.attaching import is_attended, notebook_of, show_missed, to_return_to
 from modal_magic.background import attend, exits
 from modal_magic.checking import check_cell, chosen_ranks
 from modal_magic.errors import ModalMagicError, SessionError, UsageError
@@ -25,6 +25,7 @@ from modal_magic.reading import parse_line
 from modal_magic.resources import Resources
 from modal_magic.run import Run
 from modal_magic.session import TOP_FRAMES
+from modal_magic.taking_over import say_what_only_cells_use
 from modal_magic.transcript import RunLog, left_behind
 from modal_magic.view.cell_output import CellOutput
 from modal_magic.view.console import follow
@@ -51,7 +52,9 @@ class ModalMagics(Magics):
         self.host = shell  # what Magics calls `shell`, which may be None by its type
         self.resources = resources or Resources()
         self.notices = Notices()
-        self.sessions = NotebookSessions(self.resources, lambda: notebook_of(shell), self.notices.alert)
+        self.sessions = NotebookSessions(
+            self.resources, lambda: notebook_of(shell), self.notices.alert, lambda: is_attended(shell)
+        )
 
     # -- the magics
 
@@ -74,6 +77,7 @@ class ModalMagics(Magics):
             check_cell(self.host, cell)
         session = self.sessions.get(given)
         if cell is None:
+            say_what_only_cells_use(given)
             session.ready()
             say(f"{session.name}: {session.world_size} rank{'s' * (session.world_size != 1)}, {session.state}")
             return None

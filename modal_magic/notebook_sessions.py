@@ -15,6 +15,7 @@ from modal_magic.notices import say
 from modal_magic.options import OPTIONS, differences, resolve
 from modal_magic.resources import Resources, choose_backend
 from modal_magic.session import Session
+from modal_magic.taking_over import settings_of, take_over
 
 __all__ = ["NotebookSessions"]
 
@@ -24,27 +25,37 @@ SHAPE = frozenset(option.name for option in OPTIONS if option.scope == "shape")
 class NotebookSessions:
     """The sessions that this kernel uses: `attached` by their names, and the `current` one, for lines that name none.
 
-    `notebook` tells the file of the notebook; `alert` tells a notice at once, if it can. `ending` are those that end
+    `notebook` tells the file of the notebook, `attended` whether somebody sits there; `alert` tells a notice at once,
+    if it can. `ending` are those that end
     with the kernel.
     """
 
-    def __init__(self, resources: Resources, notebook: Callable[[], str], alert: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        notebook: Callable[[], str],
+        alert: Callable[[str], bool],
+        attended: Callable[[], bool],
+    ) -> None:
         self.attached: dict[str, Session] = {}
         self.current: str | None = None
-        self._resources, self._notebook, self._alert = resources, notebook, alert
+        self._resources, self._notebook, self._alert, self._attended = resources, notebook, alert, attended
         self._ending: set[str] = set()
+        self._settings: dict[str, dict[str, object]] = {}
 
     def get(self, given: Mapping[str, object]) -> Session:
         """The session that a line means: an existing one of the right shape, or a new one."""
         name = given.get("session") or self.current
         if name is None and not SHAPE & given.keys():
-            refuse_for(self._resources, self._notebook())
+            refuse_for(self._resources, self._notebook(), self._attended())
         known = self.attached.get(name) if isinstance(name, str) else None
         session = self._living(name) if isinstance(name, str) else None
         if session is None:
             # What takes the place of a session that has ended is as that one was, but for what the line says.
             return self.start(self._wanted(known, given) if known is not None else given, given.get("session"))
         if not differences(given, session.shape):
+            self._settings[session.name] = take_over(session, given, self._settings.get(session.name, {}))
+            self._end_with_kernel(session.name, given)
             if given.get("restart"):
                 session.restart()
             self.current = session.name
@@ -95,14 +106,21 @@ class NotebookSessions:
         others = [connection.session for connection in registry.living()]
         session = Session.start(self._resources, options, self._notebook())
         if others:  # it may be that one of these was meant
-            there = f"%modal_attach NAME goes to one that is there: {', '.join(others)}"
+            there = f"%modal_attach NAME goes to one that is there, %modal_stop NAME ends it: {', '.join(others)}"
             print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
-        if options.end_with_kernel:
-            self._ending.add(session.name)
+        settings = {option.name: getattr(options, option.name) for option in OPTIONS if option.scope == "session"}
+        self._settings[session.name] = settings_of(settings, session.backend_name)
+        self._end_with_kernel(session.name, settings)
         session.alert = self._alert
         self.attached[session.name] = session
         self.current = session.name
         return session
+
+    def _end_with_kernel(self, name: str, given: Mapping[str, object]) -> None:
+        if given.get("end_with_kernel"):
+            self._ending.add(name)
+        elif "end_with_kernel" in given:
+            self._ending.discard(name)
 
     def find(self, name: str) -> Session:
         """The session of this name, attached to if this kernel is not yet."""
@@ -174,6 +192,7 @@ class NotebookSessions:
         """A session is gone."""
         self.attached.pop(name, None)
         self._ending.discard(name)
+        self._settings.pop(name, None)
         if self.current == name:
             self.current = None
 
@@ -182,6 +201,12 @@ class NotebookSessions:
         for name in self._ending & self.attached.keys():
             with contextlib.suppress(ModalMagicError):
                 self.attached[name].end("its kernel was shut down (--end-with-kernel)")
+
+    def kernel_leaves(self) -> None:
+        """The kernel is shut down or restarted: what it has sent goes on without it, also what it waits for."""
+        for session in self.attached.values():
+            with contextlib.suppress(ModalMagicError):
+                session.detach("as it ends. What runs there goes on")
 
     def close(self) -> None:
         """Let go of all sessions, which live on until their lease is over, and leave no thread of theirs."""

@@ -117,6 +117,10 @@ class Run:
         self.interrupting = True
         self.session.interrupt_run(self)
 
+    def wake(self) -> None:
+        """Have a thread that waits in `events` look round. A signal handler may call this."""
+        self._events.put(None)
+
     def events(self, patience: float | None) -> list[p.Event | p.LiveEvent]:
         """The events since the last call: waits up to `patience` seconds for the first. For views."""
         found: list[p.Event | p.LiveEvent] = []
@@ -205,7 +209,7 @@ class Run:
         """The session is gone before the run was over."""
         if not self._over.is_set():
             self._lost = error
-            self.view.status = "failed"
+            self.view.status, self.view.refusal = "failed", str(error)
             self._over.set()
             self._events.put(None)
 

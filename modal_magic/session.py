@@ -180,6 +180,13 @@ class Session:
         """Start these ranks anew (None: all), without variables, and wait until they are ready."""
         self._ask(p.Restart, p.Done, None if ranks is None else list(ranks))
 
+    def set_limits(self, **limits: float | None) -> None:
+        """Have the session live so long from now on: `lease`, `idle` and `max_lifetime` in seconds, None for any time.
+
+        Those that are not named stay. Raises UsageError where the session is older than its longest life would be.
+        """
+        self._ask(p.SetLimits, p.Done, limits)
+
     def end(self, reason: str) -> None:
         """Tell the session to end, and do not wait for it; `reason` is a clause for those who use it still."""
         self.check_open()
@@ -209,9 +216,13 @@ class Session:
         if not answers:
             raise GatewayBusy(f"{self._client.silence()}: it has not said that it ends")
 
-    def detach(self) -> None:
-        """Leave the session running and let go of it. Its lease begins when nobody is attached and no run goes on."""
-        self._shut(SessionClosed(f"this kernel has let go of session {self.name!r}"), p.Detach())
+    def detach(self, why: str = "") -> None:
+        """Leave the session running and let go of it. Its lease begins when nobody is attached and no run goes on.
+
+        `why` is told to those who wait for a run of it.
+        """
+        told = f"this kernel has let go of session {self.name!r}{', ' if why else ''}{why}: %modal_attach {self.name}"
+        self._shut(SessionClosed(told), p.Detach())
         self._close_resources()
 
     def __enter__(self) -> Self:

@@ -44,9 +44,9 @@ def status_of(
         queued=[queued for queued in machine.queue.runs if queued != run],
         clients=clients,
         uptime=uptime,
-        lease=spec.lease,
+        lease=machine.lease.lease,
         lease_left=left.get("lease"),
-        idle=spec.idle,
+        idle=machine.lease.idle,
         idle_left=left.get("idle"),
         lifetime_left=left.get("lifetime"),
     )

@@ -100,8 +100,9 @@ def plain(resources: Resources, nothing_left: None) -> Iterator[Session]:
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize("end", [kill, lambda book: book.manager.restart_kernel()], ids=["crash", "restart"])
 def test_another_kernel_is_shown_what_the_first_one_missed_once_and_in_order(
-    tmp_path: Path, resources: Resources, nothing_left: None
+    tmp_path: Path, resources: Resources, nothing_left: None, end: Callable[[Notebook], None]
 ) -> None:
     go = tmp_path / "go"
     file = str(tmp_path / "a.ipynb")
@@ -116,7 +117,7 @@ def test_another_kernel_is_shown_what_the_first_one_missed_once_and_in_order(
         name = registry.names()[-1]
         watching = Session.attach(name, resources)
         until(lambda: all(rank.output == "half" for rank in unseen(name).ranks.values()))
-        kill(first)
+        end(first)
     until(lambda: watching.status().clients == 1)
     watching.detach()
     with notebook(file) as second:
@@ -310,12 +311,14 @@ def test_a_line_that_names_no_session_is_refused_where_its_notebook_has_left_one
         to_return_to(resources, mine)
     options = resolve({"backend": "local", "framework": "none"})
     first = Session.start(resources, options, mine).ready()
-    refuse_for(resources, mine)  # a kernel is attached: it is in use
+    refuse_for(resources, mine, attended=True)  # a kernel is attached: it is in use
     first.detach()
     with pytest.raises(UsageError, match=rf"^session '{first.name}' of this notebook is still up, .* no kernel: "):
-        refuse_for(resources, mine)
-    refuse_for(resources, other)
-    refuse_for(resources, "")  # nobody says which notebook it is
+        refuse_for(resources, mine, attended=False)
+    refuse_for(resources, other, attended=True)
+    refuse_for(resources, "", attended=False)  # nobody says which notebook it is, and nobody could
+    with pytest.raises(UsageError, match=rf"^session '{first.name}' is still up, .* no kernel: "):
+        refuse_for(resources, "", attended=True)
     second = Session.start(resources, options, other).ready()
     assert to_return_to(resources, mine) == first.name
     assert to_return_to(resources, other) == second.name

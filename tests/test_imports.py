@@ -96,7 +96,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "attaching": {*GROUND, "registry", "run", "resources", "session", "view"},
     "background": {*GROUND, "run", "view"},
     "notices": {*GROUND, "run", "session", "background", "view"},
-    "notebook_sessions": {*GROUND, "registry", "resources", "session", "attaching", "notices"},
+    "taking_over": {*GROUND, "session", "notices"},
+    "notebook_sessions": {*GROUND, "registry", "resources", "session", "attaching", "notices", "taking_over"},
     "magic_options": GROUND,
     "magics": {
         *GROUND,
@@ -111,7 +112,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "attaching",
             "background",
         ),
-        *("notices", "notebook_sessions", "view"),
+        *("notices", "notebook_sessions", "taking_over", "view"),
     },
     "extension": {*GROUND, "registry", "completion", "magics"},
     "backends": {*GROUND, "registry", "link", "resuming", "backends"},

@@ -193,3 +193,23 @@ def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape(fresh_
     shown = fresh_book.run("%%modal_distributed\nprint(world_size, 'x' in globals())")
     assert "is closed: it was stopped. A new session of the same shape is started" in shown.stdout
     assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2 False", "[rank 1] 2 False"]
+
+
+def test_a_session_that_is_up_takes_over_other_limits_and_what_has_no_effect_is_said(fresh_book: Notebook) -> None:
+    start = "%%modal_distributed --backend local --framework none --lease 1h --idle 2h\npass"
+    fresh_book.run(start)
+    assert fresh_book.run(start).stdout == ""
+    shown = fresh_book.run("%%modal_distributed --lease 2h --idle off --max-lifetime 12h --log-limit 2GB\nrank")
+    name = shown.stdout.split(":")[0]
+    assert shown.stdout == (
+        f"{name}: --lease 2h --idle off --max-lifetime 12h from now on\n"
+        f"--log-limit 2GB has no effect on {name}, which is up: %modal_stop {name}, then start it with that\n"
+        "[rank 0] 0\n"
+    )
+    status = fresh_book.run("%modal_status").stdout
+    assert "lease of 2:00:00 not begun" in status and "ends in any case in 11:59:" in status
+    assert "without a run" not in status
+    shown = fresh_book.run("%modal_distributed --ranks 0 --timeout 1h")
+    assert "--ranks 0 --timeout 1h has no effect here: it is for cells" in shown.stdout
+    fresh_book.run("import time; time.sleep(1)")
+    assert "--max-lifetime can only be longer" in fresh_book.run("%modal_distributed --max-lifetime 1s").error

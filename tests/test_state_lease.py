@@ -157,3 +157,47 @@ def test_a_lease_timer_that_comes_too_late_is_ignored() -> None:
     rig = Rig(1, 2).ready()
     rig.feed(s.Fired("lease"))
     assert rig.machine.state is S.READY
+
+
+# ---- other limits for a session that is up ---------------------------------------------------------------------------
+
+
+def test_limits_can_be_changed_while_a_session_is_up() -> None:
+    rig = Rig(1, 2, idle=60.0, max_lifetime=3600.0).ready()
+    rig.feed(s.Asked(b"c", p.SetLimits("q", {"lease": 7200.0, "idle": 1800.0, "max_lifetime": 5400.0}), 3000.0))
+    assert rig.timers == {
+        "idle": 1800.0,
+        "idle warning": 1500.0,
+        "lifetime": 2400.0,  # it counts from the start of the session
+        "lifetime warning": 2100.0,
+    }
+    rig.feed(s.Attendance(0))
+    assert rig.timers["lease"] == 7200.0
+    rig.feed(s.Asked(b"c", p.SetLimits("q", {"idle": None, "lease": 600.0}), 3000.0))
+    assert rig.timers == {"lifetime": 2400.0, "lifetime warning": 2100.0, "lease": 600.0}
+    rig.fire("lease")
+    assert reason(rig) == "its lease of 10 min ran out with no kernel attached and no run"
+
+
+def test_a_limit_that_is_named_again_as_it_is_begins_nothing_anew() -> None:
+    rig = Rig(1, 2, idle=60.0).ready()
+    rig.timers.clear()
+    rig.feed(s.Asked(b"c", p.SetLimits("q", {"idle": 60.0}), 50.0))
+    assert rig.timers == {}
+
+
+def test_a_longest_life_that_is_over_already_is_refused() -> None:
+    rig = Rig(1, 2).ready()
+    effects = rig.feed(s.Asked(b"c", p.SetLimits("q", {"max_lifetime": 600.0, "idle": 60.0}), 3600.0))
+    (answer,) = [effect.reply for effect in effects if isinstance(effect, s.Answer)]
+    assert isinstance(answer, p.Refused)
+    assert answer.reason.startswith("the session is up for 1h already: --max-lifetime can only be longer")
+    assert rig.machine.lease.idle is None
+
+
+def test_the_warning_of_a_life_that_was_made_shorter_says_what_is_left() -> None:
+    rig = Rig(1, 2).ready()
+    rig.feed(s.Asked(b"c", p.SetLimits("q", {"max_lifetime": 3600.0}), 3540.0))
+    assert rig.timers == {"lifetime": 60.0, "lifetime warning": 0.0}
+    rig.fire("lifetime warning")
+    assert notices(rig)[-1].startswith("this session ends in 1min, also while a cell runs")

@@ -112,6 +112,7 @@ from modal_magic.protocol.requests import (
     Request,
     Restart,
     Run,
+    SetLimits,
     Shown,
     Stop,
 )
@@ -218,6 +219,7 @@ __all__ = [
     "RunRetried",
     "RunStatus",
     "SessionChanged",
+    "SetLimits",
     "Shown",
     "Shutdown",
     "StackRanks",

@@ -56,6 +56,13 @@ class Restart(Message):
     ranks: list[int] | None
 
 
+class SetLimits(Message):
+    """Live so long from now on: `lease`, `idle` and `max_lifetime` in seconds, None for any time; others stay."""
+
+    request: str
+    limits: dict[str, float | None]
+
+
 class Stop(Message):
     """End the session."""
 
@@ -88,6 +95,6 @@ class Detach(Message):
     """The last word of a client."""
 
 
-Numbered = Run | InterruptRun | Restart | Stop | AskStatus | AskLog | AskStack
+Numbered = Run | InterruptRun | Restart | SetLimits | Stop | AskStatus | AskLog | AskStack
 """Requests that are carried out once and in order: each goes with its number, from 1, and is kept until it is taken."""
 Request = Numbered | Attach | Shown | Detach | Beat

@@ -37,7 +37,9 @@ def while_closing(truth: Truth, stimulus: Stimulus) -> None:
                 close(truth, truth.closing_reason)
         case Fired(timer="closing"):
             close(truth, f"{truth.closing_reason}; not every node said goodbye")
-        case Asked(client=client, request=p.Run(task=p.Execute(run=name)) | p.Restart(request=name)):
+        case Asked(
+            client=client, request=p.Run(task=p.Execute(run=name)) | p.Restart(request=name) | p.SetLimits(request=name)
+        ):
             truth.do(Answer(client, p.Refused(name, "the session is closing")))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
@@ -12,6 +13,14 @@ __all__ = ["WARNING_SECONDS", "Lease", "warning_seconds"]
 
 WARNING_SECONDS = 300.0
 """How long before its end a session warns those who are attached."""
+
+
+CLOCKS = {
+    "lease": {"lease"},
+    "idle": {"idle", "idle warning"},
+    "max_lifetime": {"lifetime", "lifetime warning"},
+}
+"""The timers of each limit."""
 
 
 def warning_seconds(limit: float) -> float:
@@ -30,6 +39,25 @@ class Lease:
     idle: float | None
     max_lifetime: float | None
     running: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    lived: float = 0.0
+
+    def change(self, limits: Mapping[str, float | None], uptime: float) -> str:
+        """Have other limits from now on; why that cannot be, if so. A longest life counts from the session's start."""
+        for name, limit in limits.items():
+            if name not in CLOCKS or (limit is None and name == "lease"):
+                return f"a session has no limit {name!r}" if name not in CLOCKS else "a session has a lease"
+            if name == "max_lifetime" and limit is not None and limit <= uptime:
+                return (
+                    f"the session is up for {_written(uptime)} already: --max-lifetime can only be longer, and "
+                    "%modal_stop ends the session now"
+                )
+        for name, limit in limits.items():
+            if getattr(self, name) != limit:
+                setattr(self, name, limit)
+                self.changed |= CLOCKS[name]
+                self.lived = uptime if name == "max_lifetime" else self.lived
+        return ""
 
     def settle(self, attended: bool, busy: bool, up: bool) -> list[SetTimer]:
         """The timers to set and to take back, now that the session is like this."""
@@ -39,11 +67,11 @@ class Lease:
         if self.idle is not None and up and not busy:
             wanted |= {"idle": self.idle, "idle warning": self.idle - warning_seconds(self.idle)}
         if self.max_lifetime is not None:
-            limit = self.max_lifetime
-            wanted |= {"lifetime": limit, "lifetime warning": limit - warning_seconds(limit)}
-        changes = [SetTimer(timer, wanted[timer]) for timer in wanted if timer not in self.running]
+            left = self.max_lifetime - self.lived
+            wanted |= {"lifetime": left, "lifetime warning": max(0.0, left - warning_seconds(self.max_lifetime))}
+        changes = [SetTimer(timer, wanted[timer]) for timer in wanted if timer not in self.running - self.changed]
         changes += [SetTimer(timer, None) for timer in sorted(self.running - wanted.keys())]
-        self.running = set(wanted)
+        self.running, self.changed = set(wanted), set()
         return changes
 
     def fired(self, timer: str) -> str | p.Notice | None:
@@ -63,6 +91,7 @@ class Lease:
                 told = f"ends in {rest} unless a cell runs: it had none for {_written(limit - warning_seconds(limit))}"
                 return p.Notice(f"this session {told} (--idle {whole})")
             case _:
+                rest = _written(min(warning_seconds(limit), limit - self.lived))
                 told = f"ends in {rest}, also while a cell runs: save what is to be kept"
                 return p.Notice(f"this session {told} (--max-lifetime {whole})")
 

@@ -25,6 +25,8 @@ def asked(truth: Truth, stimulus: Asked) -> None:
                 interrupt(truth, truth.active)
         case p.Restart() as restart:
             _restart(truth, stimulus.client, restart)
+        case p.SetLimits() as change:
+            _set_limits(truth, stimulus.client, change, stimulus.uptime)
         case p.Stop(reason=reason):
             begin_closing(truth, reason)
 
@@ -68,3 +70,8 @@ def _restart(truth: Truth, client: bytes, request: p.Restart) -> None:
     if truth.rendezvous is not None:  # before, no rank has been started that could be stale
         truth.restarting.update(alive)
         truth.tell_ranks(alive, p.KillRanks)
+
+
+def _set_limits(truth: Truth, client: bytes, request: p.SetLimits, uptime: float) -> None:
+    refusal = truth.lease.change(request.limits, uptime)
+    truth.do(Answer(client, p.Refused(request.request, refusal) if refusal else p.Done(request.request)))

@@ -50,10 +50,11 @@ class NodeGone:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A client asked for something."""
+    """A client asked for something, so many seconds after the start of the session."""
 
     client: bytes
-    request: p.Run | p.InterruptRun | p.Restart | p.Stop
+    request: p.Run | p.InterruptRun | p.Restart | p.SetLimits | p.Stop
+    uptime: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,9 @@ __all__ = ["TURN_SECONDS", "follow"]
 
 IDLE_SECONDS = 1.0
 """How long a turn waits for something to show; any event ends the wait."""
+HOLD_SECONDS = 0.03
+"""So long an interrupt is held in a Jupyter kernel: a server that restarts or shuts down a kernel interrupts it first,
+and the request for that follows within milliseconds. Then the run goes on without this kernel."""
 HEADLINE_SECONDS = 0.2
 """A failure is told so long after it was heard of, if the other ranks have not left the run by then."""
 TURN_SECONDS = 0.02
@@ -54,7 +57,7 @@ def follow(
     waiting: deque[Part] = deque()
     turn_seconds = MERGE_TURN_SECONDS if view.merging else TURN_SECONDS
     last_turn, failed_at, told, over, thinned, missing = 0.0, 0.0, False, False, False, 0
-    with _interrupts_for(run) as enough:
+    with _interrupts_for(run) as (enough, asked):
         while not over or (waiting and not enough):
             if not over:
                 run.settled(max(0.0, last_turn + turn_seconds - time.monotonic()))
@@ -62,7 +65,13 @@ def follow(
             held = bool(waiting) or view.holding or (run.view.failing and not told)
             drawn_in = picture.turn(over=False)
             patience = IDLE_SECONDS if drawn_in is None else min(IDLE_SECONDS, drawn_in)
-            events = run.events(0.0 if over else turn_seconds if held else patience)
+            if asked and not over:
+                if (left := asked[0] + (HOLD_SECONDS if paced else 0.0) - time.monotonic()) > 0:
+                    patience = min(patience, left)
+                else:
+                    asked.clear()
+                    run.interrupt()
+            events = run.events(0.0 if over else min(turn_seconds, patience) if held else patience)
             last_turn = time.monotonic() if events else 0.0
             if any(isinstance(event, p.RunQueued | p.Notice) for event in events):
                 picture.hide()
@@ -108,17 +117,25 @@ def follow(
 
 
 @contextlib.contextmanager
-def _interrupts_for(run: Run) -> Iterator[list[int]]:
-    """Have the kernel's interrupt go to the run, as often as it comes, without cutting short what is being shown.
+def _interrupts_for(run: Run) -> Iterator[tuple[list[float], list[float]]]:
+    """Gather the kernel's interrupts, as often as they come, without cutting short what is being shown.
 
-    Interrupts that come when the run is over are gathered in the list.
+    Gives the moments (monotonic seconds) of those that came when the run was over, and of those that it is to hear of.
     """
-    late: list[int] = []
+    late: list[float] = []
+    asked: list[float] = []
     if threading.current_thread() is not threading.main_thread():
-        yield late
+        yield late, asked
         return
-    before = signal.signal(signal.SIGINT, lambda number, _: late.append(number) if run.done else run.interrupt())
+
+    def hear(number: int, frame: object) -> None:
+        (late if run.done else asked).append(time.monotonic())
+        run.wake()
+
+    before = signal.signal(signal.SIGINT, hear)
     try:
-        yield late
+        yield late, asked
     finally:
+        if asked and not run.done:
+            run.interrupt()
         signal.signal(signal.SIGINT, before)
