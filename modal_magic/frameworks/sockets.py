@@ -54,7 +54,8 @@ class SocketBook:
 
     def shut_down(self) -> None:
         """Cut every connection in the book, and what has been opened since the recording that goes on began."""
-        new = set() if self.before is None else _open_sockets().keys() - self.before
+        before = self.before  # other threads call this, and the main thread may end its recording meanwhile
+        new = set() if before is None else _open_sockets().keys() - before
         self._cut(self.inodes | new)
 
     def _cut(self, inodes: set[str]) -> None:

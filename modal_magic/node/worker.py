@@ -200,7 +200,16 @@ class Worker:
     # -- the control thread
 
     def listen(self) -> None:
-        """Take what the agent says, for the life of the process; without an agent there is no rank."""
+        """Take what the agent says, for the life of the process; a rank that nobody can speak to ends."""
+        try:
+            self.obey()
+        except BaseException:
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(70)
+
+    def obey(self) -> None:
+        """Do what the agent says, one thing after the other; without an agent there is no rank."""
         posted = False
         while True:
             if posted and not select.select([self.channel.socket], [], [], POST_SECONDS)[0]:
