@@ -38,90 +38,89 @@ def start(book: Notebook, source: str) -> tuple[str, Shown]:
 
 
 @pytest.mark.kernel
-def test_the_notebook_goes_on_while_a_run_is_shown_below_its_own_cell(fresh_book: Notebook, tmp_path: Path) -> None:
-    sent, shown = start(fresh_book, waiting_for(tmp_path / "go") + "print('released')\nrank * 2")
+def test_the_notebook_goes_on_while_a_run_is_shown_below_its_own_cell(book: Notebook, tmp_path: Path) -> None:
+    sent, shown = start(book, waiting_for(tmp_path / "go") + "print('released')\nrank * 2")
     assert not shown.error
-    until(fresh_book, sent, shown, "[rank 0] begun")
-    until(fresh_book, sent, shown, "[rank 1] begun")
-    assert fresh_book.run("print(training.done, training.status, _ is training)").stdout == "False running True\n"
+    until(book, sent, shown, "[rank 0] begun")
+    until(book, sent, shown, "[rank 1] begun")
+    assert book.run("print(training.done, training.status, _ is training)").stdout == "False running True\n"
     (tmp_path / "go").touch()
-    until(fresh_book, sent, shown, " is done after ")
+    until(book, sent, shown, " is done after ")
     assert [line for line in shown.lines if "released" in line] == ["[rank 0] released", "[rank 1] released"]
     assert "[rank 1] 2" in shown.lines
     assert shown.stdout.count(" is done after ") == 1
-    again = fresh_book.run("print(training.wait().result)\nprint(training)\nprint(training.output)")
+    again = book.run("print(training.wait().result)\nprint(training)\nprint(training.output)")
     assert again.stdout.startswith("{0: '0', 1: '2'}\n<run ")
     assert "on ranks 0-1: done after " in again.stdout
     assert "[rank 1] begun\n[rank 1] released\n[rank 1] 2" in "\n".join(
         line for line in again.stdout.splitlines() if line.startswith("[rank 1]")
     )
-    after = fresh_book.run("%%modal_distributed\nprint('next')")
+    after = book.run("%%modal_distributed\nprint('next')")
     assert after.lines == ["[rank 0] next", "[rank 1] next"]
 
 
 @pytest.mark.kernel
 def test_the_failure_of_a_run_in_the_background_shows_below_its_cell_and_is_raised_by_wait(
-    fresh_book: Notebook, tmp_path: Path
+    book: Notebook, tmp_path: Path
 ) -> None:
-    sent, shown = start(fresh_book, waiting_for(tmp_path / "go") + "if rank == 1: 1 / 0")
+    sent, shown = start(book, waiting_for(tmp_path / "go") + "if rank == 1: 1 / 0")
     (tmp_path / "go").touch()
-    until(fresh_book, sent, shown, "kept on all ranks")
+    until(book, sent, shown, "kept on all ranks")
     assert "rank 1 raised ZeroDivisionError: division by zero at cell line 5" in shown.stderr
     assert "[rank 1]" in shown.stderr and "Traceback (most recent call last)" in shown.stderr
-    failed = fresh_book.run("training.wait()")
+    failed = book.run("training.wait()")
     assert failed.error_name == "RankFailed"
     assert failed.error.startswith("rank 1 raised ZeroDivisionError")
-    assert not fresh_book.run("%%modal_distributed\nprint('next')").error
+    assert not book.run("%%modal_distributed\nprint('next')").error
 
 
 @pytest.mark.kernel
-def test_a_cell_behind_a_run_in_the_background_waits_and_says_so(fresh_book: Notebook, tmp_path: Path) -> None:
-    sent, shown = start(fresh_book, waiting_for(tmp_path / "go"))
-    until(fresh_book, sent, shown, "[rank 0] begun")
+def test_a_cell_behind_a_run_in_the_background_waits_and_says_so(book: Notebook, tmp_path: Path) -> None:
+    sent, shown = start(book, waiting_for(tmp_path / "go"))
+    until(book, sent, shown, "[rank 0] begun")
     began = time.monotonic()
-    second = fresh_book.send("%%modal_distributed\nprint('second')")
-    fresh_book.wait_for(second, "waiting for 1 run of this session", began)
+    second = book.send("%%modal_distributed\nprint('second')")
+    book.wait_for(second, "waiting for 1 run of this session", began)
     (tmp_path / "go").touch()
-    assert fresh_book.collect(second, began).lines == ["[rank 0] second", "[rank 1] second"]
+    assert book.collect(second, began).lines == ["[rank 0] second", "[rank 1] second"]
 
 
 @pytest.mark.kernel
 def test_a_queued_run_in_the_background_says_what_takes_it_out_and_then_that_nothing_of_it_ran(
-    fresh_book: Notebook, tmp_path: Path
+    book: Notebook, tmp_path: Path
 ) -> None:
-    sent, shown = start(fresh_book, waiting_for(tmp_path / "go"))
-    until(fresh_book, sent, shown, "[rank 0] begun")
-    second = fresh_book.send("%%modal_distributed --background --handle later\nprint('second')")
-    behind = fresh_book.collect(second, time.monotonic())
-    until(fresh_book, second, behind, "waiting for 1 run of this session; later.interrupt() takes this cell out again")
-    fresh_book.send("later.interrupt()")
-    until(fresh_book, second, behind, "the run was taken out of the queue before it began; nothing of it ran")
+    sent, shown = start(book, waiting_for(tmp_path / "go"))
+    until(book, sent, shown, "[rank 0] begun")
+    second = book.send("%%modal_distributed --background --handle later\nprint('second')")
+    behind = book.collect(second, time.monotonic())
+    until(book, second, behind, "waiting for 1 run of this session; later.interrupt() takes this cell out again")
+    book.send("later.interrupt()")
+    until(book, second, behind, "the run was taken out of the queue before it began; nothing of it ran")
     (tmp_path / "go").touch()
-    assert not fresh_book.run("training.wait()").error
+    assert not book.run("training.wait()").error
 
 
 @pytest.mark.kernel
 @pytest.mark.parametrize("how", ["%modal_interrupt", "training.interrupt()"])
-def test_a_run_in_the_background_can_be_interrupted(fresh_book: Notebook, tmp_path: Path, how: str) -> None:
-    sent, shown = start(fresh_book, "kept = rank\n" + waiting_for(tmp_path / "never"))
-    until(fresh_book, sent, shown, "[rank 0] begun")
-    until(fresh_book, sent, shown, "[rank 1] begun")
-    asked = fresh_book.send(how)
-    until(fresh_book, sent, shown, "variables are kept on all ranks")
+def test_a_run_in_the_background_can_be_interrupted(book: Notebook, tmp_path: Path, how: str) -> None:
+    sent, shown = start(book, "kept = rank\n" + waiting_for(tmp_path / "never"))
+    until(book, sent, shown, "[rank 0] begun")
+    until(book, sent, shown, "[rank 1] begun")
+    asked = book.send(how)
+    until(book, sent, shown, "variables are kept on all ranks")
     assert "the run was interrupted" in shown.stderr
     assert asked
-    assert fresh_book.run("%%modal_distributed\nprint(kept)").lines == ["[rank 0] 0", "[rank 1] 1"]
+    assert book.run("%%modal_distributed\nprint(kept)").lines == ["[rank 0] 0", "[rank 1] 1"]
 
 
 @pytest.mark.kernel
 def test_an_idle_session_warns_below_the_last_cell_while_nothing_runs(fresh_book: Notebook) -> None:
-    head = "%%modal_distributed -n 2 --backend local --framework none --idle 1.2s\n"
+    head = "%%modal_distributed -n 2 --backend local --framework none --idle 1.2s --session resting\n"
     sent = fresh_book.send(head + "pass")
     shown = fresh_book.collect(sent, time.monotonic())
     until(fresh_book, sent, shown, "this session ends in 0.2s unless a cell runs")
-    told = fresh_book.run("%modal_status").stdout
-    while "no session is running" not in told:
-        told = fresh_book.run("%modal_status").stdout
+    while "resting" in fresh_book.run("%modal_status").stdout:
+        pass
     shown = fresh_book.run("%%modal_distributed\nprint(world_size)")
     assert "is closed: it had no run for 1.2s (--idle). A new session of the same shape is started" in shown.stdout
 

@@ -92,9 +92,9 @@ def test_a_run_past_its_time_limit_is_interrupted_in_a_loop_and_in_a_collective(
 
 
 @pytest.mark.kernel
-def test_the_notebook_says_which_rank_was_lost_and_when_the_next_attempt_begins(fresh_book: Notebook) -> None:
+def test_the_notebook_says_which_rank_was_lost_and_when_the_next_attempt_begins(book: Notebook) -> None:
     line = "%%modal_distributed --replicas 2 --backend local --retries 2 --retry-initial-delay 0.2s\n"
-    shown = fresh_book.run(line + DIES_ONCE + "print('attempt', modal_magic.attempt)")
+    shown = book.run(line + DIES_ONCE + "print('attempt', modal_magic.attempt)")
     assert not shown.error
     told = "rank 1 ended its process with exit code 7. Attempt 2 of 3 begins in 0.2 s. Rank 1 comes back without "
     assert f"{told}variables.\n" in shown.stderr
@@ -105,8 +105,8 @@ def test_the_notebook_says_which_rank_was_lost_and_when_the_next_attempt_begins(
 
 
 @pytest.mark.kernel
-def test_a_cell_with_a_time_limit_gives_the_notebook_back(fresh_book: Notebook) -> None:
-    shown = fresh_book.run("%%modal_distributed -n 2 --backend local --timeout 0.5s\nimport time\ntime.sleep(100)")
+def test_a_cell_with_a_time_limit_gives_the_notebook_back(book: Notebook) -> None:
+    shown = book.run("%%modal_distributed -n 2 --backend local --timeout 0.5s\nimport time\ntime.sleep(100)")
     assert shown.error_name == "RunInterrupted"
     assert shown.error.startswith("the run was interrupted: it reached its time limit of 0.5s (--timeout) (ranks 0-1 ")
 

@@ -35,6 +35,7 @@ class Agent:
         self.identity = f"node-{node_rank}".encode()
         self.wire: Wire | None = None
         self.line = Delivery(1000 * life + node_rank, self.transmit)
+        self.pending: list[p.NodeEvent] = []
         self.places: dict[int, Place] = {}
         self.pids = 100_000 * life + 1000 * node_rank
         self.alive = True
@@ -56,8 +57,21 @@ class Agent:
         predecessor = "was killed by SIGKILL" if self.life > 1 else ""
         self.tell(p.Joined(p.VERSION, self.node_rank, self.life, "10.0.0.1", 29500, 0, 4, workers, predecessor))
 
+    def emit(self, event: p.NodeEvent) -> None:
+        """Say what happened with all else that happens now, in one message."""
+        if not self.pending:
+            self.world.soon(self.flush)
+        self.pending.append(event)
+
+    def flush(self) -> None:
+        """Send what is left to say."""
+        if self.pending:
+            events, self.pending = self.pending, []
+            self.tell(p.Happened(events))
+
     def tell(self, report: p.Report) -> None:
-        """Say something to the gateway."""
+        """Say something to the gateway, after what happened before."""
+        self.flush()
         if self.alive and self.wire is not None:
             self.world.note(self.name, f"▲ {report}")
             self.line.say(p.encode(report))
@@ -152,7 +166,7 @@ class Agent:
             here.owes, here.kill_at = False, None
         if here is not None and here.rank is rank and isinstance(event, p.Launched):
             here.launched = True
-        self.tell(p.Happened([event]))
+        self.emit(event)
 
     def ended(self, rank: Rank, event: p.Finished | p.Failed | p.Interrupted) -> None:
         """What truly was the end of a cell on a rank."""
@@ -165,7 +179,7 @@ class Agent:
         if self.alive:
             run = self.places[rank.rank].run
             self.written.setdefault((run, rank.rank), []).append(text)
-            self.tell(p.Happened([p.Output(rank.rank, run, "stdout", text)]))
+            self.emit(p.Output(rank.rank, run, "stdout", text))
 
     def died(self, rank: Rank, cause: str) -> None:
         """A process is gone; the zygote says so in a moment."""
@@ -181,7 +195,7 @@ class Agent:
             return
         del self.places[rank.rank]
         if self.leaving is None:
-            self.tell(p.Happened([p.Lost(rank.rank, here.verdict or cause, here.forced)]))
+            self.emit(p.Lost(rank.rank, here.verdict or cause, here.forced))
         self.leave_when_empty()
 
     # -- ends

@@ -35,6 +35,7 @@ class World:
         self.now = 0.0
         self.events = 0
         self.trace: list[str] | None = [] if traced else None
+        self._soon: list[Callable[[], None]] = []
         self._heap: list[tuple[float, int, Callable[..., None], tuple[object, ...]]] = []
         self._count = 0
 
@@ -46,6 +47,10 @@ class World:
     def after(self, seconds: float, action: Callable[..., None], *arguments: object) -> None:
         """Have something happen in a while."""
         self.at(self.now + seconds, action, *arguments)
+
+    def soon(self, action: Callable[[], None]) -> None:
+        """Have something happen when all that happens now has happened."""
+        self._soon.append(action)
 
     def run(self, until: Callable[[], bool], limit: float) -> bool:
         """Let things happen until a condition holds, for at most `limit` seconds. Whether it came to hold."""
@@ -59,6 +64,8 @@ class World:
                 raise Violation("the session goes round in circles")
             self.now, _, action, arguments = heapq.heappop(self._heap)
             action(*arguments)
+            while self._soon:
+                self._soon.pop()()
         return True
 
     def between(self, least: float, most: float) -> float:
