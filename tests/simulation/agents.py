@@ -46,6 +46,11 @@ class Agent:
         self.ends: dict[tuple[str, int, int], float] = {}
         self.failures: list[tuple[float, int, str, int, p.ErrorKind]] = []
 
+    @property
+    def disturbed(self) -> bool:
+        """Whether its connection has ever suffered."""
+        return self.wire is not None and self.wire.last_fault >= 0
+
     # -- the gateway
 
     def join(self) -> None:

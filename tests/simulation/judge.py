@@ -95,8 +95,7 @@ def judge_time(simulation: Simulation, attempt: Attempt, found: list[tuple[float
 
 def doubtful_ranks(simulation: Simulation) -> set[int]:
     """The ranks of nodes that were cut off or died: what was wrong there, and when, cannot be said from outside."""
-    per_node = simulation.schedule.ranks_per_node
-    return {rank for node in simulation.faulty_nodes for rank in range(node * per_node, (node + 1) * per_node)}
+    return {rank for node in simulation.faulty_nodes for rank in simulation.ranks_of(node)}
 
 
 def judge_cause(
@@ -197,8 +196,13 @@ def lost_during(simulation: Simulation, run: str) -> set[int]:
 
 def judge_output(simulation: Simulation) -> None:
     """What ranks wrote is in the log, once and in order; of a node that was cut off some can be missing."""
-    if simulation.gateway.machine.state in (SessionState.CLOSING, SessionState.CLOSED):  # some of it is under way
+    doubtful = doubtful_ranks(simulation)
+    if simulation.gateway.machine.state in (SessionState.CLOSING, SessionState.CLOSED):
         simulation.world.run(lambda: not simulation.gateway_alive, CLOSING_SECONDS + CLOCK_SECONDS)
+        # An agent that leaves says nothing again: what a connection lost in that moment is lost.
+        doubtful |= {
+            rank for agent in simulation.agents if agent.disturbed for rank in simulation.ranks_of(agent.node_rank)
+        }
     if simulation.gateway_killed:
         return
     logged: dict[tuple[str, int], list[str]] = {}
@@ -209,7 +213,6 @@ def judge_output(simulation: Simulation) -> None:
     for agent in simulation.agents:
         for key, texts in agent.written.items():
             wrote.setdefault(key, []).extend(texts)
-    doubtful = doubtful_ranks(simulation)
     for key, written in wrote.items():
         had = logged.pop(key, [])
         if had != written and not (key[1] in doubtful and in_order(had, written)):
@@ -258,7 +261,7 @@ def judge_closing(simulation: Simulation) -> None:
 
 def judge_goodbyes(simulation: Simulation) -> None:
     """Every node that nothing befell says goodbye before the session is closed."""
-    if simulation.faulty_nodes or any(agent.wire is None or agent.wire.last_fault > 0 for agent in simulation.agents):
+    if simulation.faulty_nodes or any(agent.disturbed for agent in simulation.agents):
         return
     reasons = [event.reason for _, event in simulation.logged if isinstance(event, p.SessionChanged)]
     if any("not every node said goodbye" in reason for reason in reasons):

@@ -342,6 +342,11 @@ class Simulation:
         if not self.ending:
             self.user = self.enter()
 
+    def ranks_of(self, node: int) -> range:
+        """The ranks of a node."""
+        per_node = self.schedule.ranks_per_node
+        return range(node * per_node, (node + 1) * per_node)
+
     def suffers(self, agent: Agent) -> None:
         """A node is cut off or gone; what it had to say can be lost."""
         self.faulty_nodes.add(agent.node_rank)
