@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -9,8 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import msgspec
+import pytest
 
 from modal_magic import protocol as p
+from modal_magic.frameworks import sockets
+from modal_magic.frameworks.sockets import SocketBook
 from modal_magic.node.channel import Channel
 from modal_magic.specs import WorkerSpec
 
@@ -28,8 +32,8 @@ run_worker(spec, control, lifeline, os.dup(1), os.dup(2))
 
 
 @contextmanager
-def worker() -> Iterator[Channel]:
-    """The agent's end of a worker's channel. The worker is gone after it."""
+def worker(code: int = 0) -> Iterator[Channel]:
+    """The agent's end of a worker's channel. The worker is gone after it, and has ended with this code."""
     control, its_control = socket.socketpair()
     lifeline, its_lifeline = socket.socketpair()
     numbers = [its_control.fileno(), its_lifeline.fileno()]
@@ -48,8 +52,9 @@ def worker() -> Iterator[Channel]:
         born.stdin.write(msgspec.msgpack.encode(SPEC))
         born.stdin.close()
         yield Channel(control)
-        Channel(control).send(p.Exit())
-        assert born.wait(20) == 0
+        with contextlib.suppress(BrokenPipeError):
+            Channel(control).send(p.Exit())
+        assert born.wait(20) == code
 
 
 def until(channel: Channel, *kinds: type[p.Message]) -> p.Message:
@@ -70,3 +75,22 @@ def test_an_interrupt_of_one_attempt_does_not_end_the_next() -> None:
         channel.send(p.Execute("r", "assert kept == 1; 1 / 0", 1, 1, 2))
         ended = until(channel, p.Finished, p.Interrupted, p.Failed)
         assert isinstance(ended, p.Failed) and ended.error.name == "ZeroDivisionError"
+
+
+def test_a_rank_that_cannot_be_spoken_to_any_more_ends() -> None:
+    with worker(code=70) as channel:
+        until(channel, p.Grouped)
+        channel.socket.sendall((3).to_bytes(4, "little") + b"\xc1\xc1\xc1")
+        while channel.receive() is not None:
+            pass
+
+
+def test_connections_are_cut_by_one_thread_while_another_ends_its_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    book = SocketBook(before=set())
+
+    def meanwhile() -> dict[str, int]:
+        book.before = None
+        return {}
+
+    monkeypatch.setattr(sockets, "_open_sockets", meanwhile)
+    book.shut_down()
