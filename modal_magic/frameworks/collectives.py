@@ -28,10 +28,10 @@ DISTRIBUTED = ("torch/distributed/distributed_c10d.py", "torch/distributed/_func
 OURS = "modal_magic/frameworks/torch.py"
 NAMES = {
     "init_process_group": (OURS, "init_process_group"),
-    "_gather": (OURS, "init_process_group"),
+    "gather_ranks": ("modal_magic/frameworks/store.py", "init_process_group"),
     "new_group": (OURS, "new_group"),
     "destroy_process_group": (OURS, "destroy_process_group"),
-    "wrap": (OURS, "DistributedDataParallel()"),
+    "wrap": ("modal_magic/frameworks/ddp.py", "DistributedDataParallel()"),
     "wait": ("modal_magic/frameworks/works.py", WAIT),
     "_pre_forward": ("torch/nn/parallel/distributed.py", "forward (DDP)"),
 }

@@ -9,16 +9,12 @@ signal that ended a child, and it ends what an ended worker has left behind.
 from __future__ import annotations
 
 import contextlib
-import gc
-import importlib
 import os
 import selectors
 import shutil
 import signal
 import socket
-import subprocess
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,10 +22,12 @@ from pathlib import Path
 import msgspec
 
 from modal_magic.framing import frame, split
-from modal_magic.node import born, orphans, shell
+from modal_magic.node import orphans
+from modal_magic.node.birth import bear
 from modal_magic.node.channel import Channel
+from modal_magic.node.preimports import preimport
 from modal_magic.node.rank_process import cause_of_death
-from modal_magic.protocol import Message, encode
+from modal_magic.protocol import Message
 from modal_magic.specs import (
     AgentSpec,
     BackendWord,
@@ -38,7 +36,6 @@ from modal_magic.specs import (
     Exited,
     Fork,
     Forked,
-    GatewaySpec,
     Here,
     Leave,
     Ping,
@@ -48,27 +45,10 @@ from modal_magic.specs import (
     StartGateway,
     Take,
     Unable,
-    WorkerSpec,
     decode_agent_word,
     decode_backend_word,
     decode_zygote_word,
 )
-
-PREIMPORTS = (
-    "numpy",
-    "torch",
-    "torch.distributed",
-    "torch.nn.parallel.distributed",
-    "torch.distributed.tensor",
-    "torch._dynamo",
-    "torch.optim",
-    "torch.utils.data",
-    "torch.profiler",
-)
-"""What ranks would import anyway; torch._dynamo alone takes a second at the first DDP(...) or optimizer otherwise."""
-
-OURS = ("modal_magic.node.worker", "modal_magic.node.agent", "modal_magic.serving", "modal_magic.frameworks.torch")
-"""Our own rooms that the forked processes live in."""
 
 LINGER_SECONDS = 5.0
 """How long agents have to leave after their gateway is gone."""
@@ -102,17 +82,11 @@ class Zygote:
     agents_replaced: int = 0
     session_over: bool = False
 
-
-def unsafe_to_fork() -> str:
-    """Why a fork of this process would not be safe; empty when it is."""
-    if sys.platform != "linux":
-        return f"{sys.platform} does not allow a safe fork once torch is imported"
-    if len(os.listdir("/proc/self/task")) != 1 or threading.active_count() != 1:
-        return "a preimported module has started a thread"
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return "a preimported module has initialised CUDA"
-    return ""
+    def leave(self) -> None:
+        """Let go of what is the zygote's, in a process that was forked from it."""
+        self.selector.close()
+        for agent in self.agents:
+            agent.socket.detach()
 
 
 def main() -> None:
@@ -128,26 +102,6 @@ def main() -> None:
     zygote = Zygote(backend_in, backend_out)
     tell_backend(zygote, Ready(os.getpid(), time.monotonic() - began, missing))
     serve(zygote)
-
-
-def preimport(preload: list[str]) -> list[str]:
-    """Import what ranks need, and `preload`, and freeze it: a child's garbage collection copies no page.
-
-    Returns what is missing.
-    """
-    missing = []
-    gc.disable()  # imports make next to no garbage, and collecting it would take half a second
-    for name in (*PREIMPORTS, *OURS, *preload):
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            missing.append(error.name or name)
-        except Exception as error:  # a broken installation is the rank's to report, with its own traceback
-            print(f"modal_magic: {name} could not be imported: {error!r}", file=sys.stderr)
-    shell.rehearse()
-    gc.freeze()
-    gc.enable()
-    return missing
 
 
 def serve(zygote: Zygote) -> None:
@@ -212,7 +166,7 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
                 tell_backend(zygote, Unable(f"the working directory {directory} cannot be entered: {error.strerror}"))
         case StartGateway(spec=spec):
             outgoing, incoming = os.pipe()
-            pid, _ = bear(zygote, "gateway", spec, [incoming])
+            pid, _ = bear("gateway", spec, [incoming], zygote.leave)
             os.close(incoming)
             zygote.children[pid] = Child("gateway")
 
@@ -242,7 +196,7 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
 def start_agent(zygote: Zygote, spec: AgentSpec) -> None:
     """Fork the agent of a node."""
     ours, theirs = socket.socketpair()
-    pid, _ = bear(zygote, "agent", spec, [theirs.fileno()])
+    pid, _ = bear("agent", spec, [theirs.fileno()], zygote.leave)
     theirs.close()
     channel = Channel(ours)
     zygote.agents.append(channel)
@@ -265,7 +219,7 @@ def from_agent(zygote: Zygote, agent: Channel) -> None:
         word = decode_agent_word(packed)
         if isinstance(word, Fork):
             chosen, descriptors = descriptors[:4], descriptors[4:]
-            pid, warning = bear(zygote, "worker", word.spec, chosen)
+            pid, warning = bear("worker", word.spec, chosen, zygote.leave)
             for descriptor in chosen:
                 os.close(descriptor)
             rank = word.spec.place.rank
@@ -294,45 +248,7 @@ def forget_agent(zygote: Zygote, agent: Channel) -> None:
             orphans.kill_process(pid)
 
 
-# ---- birth and death -------------------------------------------------------------------------------------------------
-
-
-def bear(
-    zygote: Zygote, kind: str, spec: GatewaySpec | AgentSpec | WorkerSpec, descriptors: list[int]
-) -> tuple[int, str]:
-    """Make a process that is a `kind`, by a fork where that is safe. Returns its pid, and a warning where it is not."""
-    reason = unsafe_to_fork()
-    if reason:
-        return spawn(kind, spec, descriptors), f"{reason}: this rank was started without the fast path"
-    pid = os.fork()
-    if pid:
-        return pid, ""
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        zygote.selector.close()
-        keep = {0, 1, 2, *descriptors}
-        for entry in os.listdir("/proc/self/fd"):
-            if int(entry) not in keep:
-                with contextlib.suppress(OSError):
-                    os.close(int(entry))
-        for agent in zygote.agents:
-            agent.socket.detach()
-        born.become(kind, encode(spec), descriptors)
-    finally:
-        os._exit(70)  # never back into the zygote's own loop
-
-
-def spawn(kind: str, spec: GatewaySpec | AgentSpec | WorkerSpec, descriptors: list[int]) -> int:
-    """Make a process from scratch: slower, and always safe."""
-    outgoing, incoming = os.pipe()
-    command = [sys.executable, "-m", "modal_magic.node.born", kind, str(outgoing), *map(str, descriptors)]
-    process = subprocess.Popen(command, pass_fds=[outgoing, *descriptors])
-    process.returncode = 0  # it is reaped here with all others, not by subprocess
-    os.close(outgoing)
-    with os.fdopen(incoming, "wb") as pipe:
-        pipe.write(encode(spec))
-    return process.pid
+# ---- death -----------------------------------------------------------------------------------------------------------
 
 
 def reap(zygote: Zygote, alarm: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass
 
 import psutil
 
-from modal_magic.frameworks.torch import LINGERING
+from modal_magic.frameworks.left_groups import LINGERING
 from tests.chaos.session import Chaos
 from tests.support.processes import ours
 
