@@ -8,6 +8,8 @@ import type { Snapshot, Stage } from './protocol';
 import type { Say } from './translate';
 
 const LANES = 32;
+/** The last stage is the first cell itself, whose rows tell of it. */
+const CELL = 'first cell';
 
 /** A stage on the time line of a start: where it begins and how long it takes, as shares of the whole. */
 export interface Segment {
@@ -42,7 +44,7 @@ export function longest(stages: readonly Stage[], now: number): [string, number]
 
 /** The line, which opens into the lanes. */
 export function startUp(shot: Snapshot, now: number, open: boolean, toggle: () => void, say: Say): TemplateResult | typeof nothing {
-  const { stages } = shot;
+  const stages = shot.stages.filter(stage => stage.name !== CELL);
   if (!stages.length) {
     return nothing;
   }

@@ -22,8 +22,9 @@ from tests.bench.stacks import STACKS
 from tests.bench.starts import STARTS
 from tests.bench.surroundings import ROOT, alone, clear_up, time_limit
 from tests.bench.training import TRAINING
+from tests.bench.views import VIEWS
 
-BENCHES = (STARTS, LOADING, PASSES, LATENCY, FLOOD, MEMORY, TRAINING, STACKS, FAULTS, SCALE)
+BENCHES = (STARTS, LOADING, PASSES, LATENCY, FLOOD, MEMORY, TRAINING, STACKS, FAULTS, VIEWS, SCALE)
 
 
 def measure(bench: Bench) -> list[Row]:

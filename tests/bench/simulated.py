@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
 import zmq
@@ -26,12 +27,36 @@ from modal_magic.session import Session
 from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp
 from tests.bench.surroundings import ROOT, child_environment
 
-__all__ = ["simulate"]
+__all__ = ["STEPS", "STEP_SECONDS", "simulate"]
+
+STEPS = "steps for "
+"""A cell of this and a number of seconds has every rank tell of its steps for so long."""
+STEP_SECONDS = 0.25
 
 
 def be_gateway(spec: GatewaySpec) -> None:
     """Be the gateway until the session ends; the first line on stdout says where it listens."""
     run_gateway(spec, None, lambda up: print(msgspec.json.encode(up).decode(), flush=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Stepping:
+    """Ranks that tell of a step `1 / STEP_SECONDS` times a second, until the moment at which their cell is over."""
+
+    ranks: list[int]
+    run: str
+    until: float
+
+    def told(self, now: float) -> list[p.NodeEvent]:
+        """What they say now."""
+        left = self.until - now
+        if left <= 0:
+            return [p.Finished(rank, self.run, 1.0, p.Health()) for rank in self.ranks]
+        step = float(int(1_000_000 - left / STEP_SECONDS))
+        where = p.Whereabouts(7, "forward")
+        bars = [p.Progress(rank, self.run, 1, "train", step, 1e6, False, 4.0) for rank in self.ranks]
+        losses = [p.Metric(rank, self.run, "loss", 1 + 1 / (rank + 1), step) for rank in self.ranks]
+        return [*bars, *losses, *(p.Usage(rank, self.run, where, 60, 3 << 30) for rank in self.ranks)]
 
 
 def answer(order: p.Order) -> p.Report | None:
@@ -69,16 +94,29 @@ def be_agents(specs: list[AgentSpec]) -> None:
         lines[agent] = line = Delivery(time.time_ns(), functools.partial(transmit, agent))
         line.say(p.encode(p.Joined(p.VERSION, spec.node_rank, os.getpid(), spec.address, 1, 0, spec.cores)))
         poller.register(agent, zmq.POLLIN)
-    next_beat, heard = 0.0, time.monotonic()
+    next_beat, next_steps, heard = 0.0, 0.0, time.monotonic()
+    busy: dict[zmq.Socket[bytes], Stepping] = {}
     while lines and time.monotonic() - heard < 10:
         if (now := time.monotonic()) >= next_beat:
             next_beat = now + p.BEAT_SECONDS
             for line in lines.values():
                 line.beat()
-        for agent, _ in poller.poll(max(0, int((next_beat - time.monotonic()) * 1000))):
+        if busy and now >= next_steps:
+            next_steps = now + STEP_SECONDS
+            for agent, stepping in list(busy.items()):
+                lines[agent].say(p.encode(p.Happened(stepping.told(now))))
+                if now >= stepping.until:
+                    del busy[agent]
+        wake = min(next_beat, next_steps) if busy else next_beat
+        for agent, _ in poller.poll(max(0, int((wake - time.monotonic()) * 1000))):
             heard = time.monotonic()
             data = lines[agent].take(agent.recv_multipart(), heard)
-            report = answer(p.decode_order(data)) if data is not None else None
+            order = p.decode_order(data) if data is not None else None
+            report = answer(order) if order is not None else None
+            if isinstance(order, p.Submit) and order.task.source.startswith(STEPS):
+                seconds = float(order.task.source.removeprefix(STEPS))
+                busy[agent] = Stepping(order.ranks, order.task.run, heard + seconds)
+                report = p.Happened([p.Started(rank, order.task.run) for rank in order.ranks])
             if report is not None:
                 lines[agent].say(p.encode(report))
             if isinstance(report, p.Left):
