@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from modal_magic.options import POSITIONALS, TABLES
+from modal_magic.magic_tables import POSITIONALS, TABLES
 from modal_magic.reading import Option
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from modal_magic.options import TABLES
+from modal_magic.magic_tables import TABLES
 from modal_magic.reading import Option, argument_specs
 
 __all__ = ["options_of"]

@@ -16,9 +16,10 @@ from modal_magic.background import attend, exits
 from modal_magic.checking import check_cell, chosen_ranks
 from modal_magic.errors import ModalMagicError, SessionError, UsageError
 from modal_magic.magic_options import options_of
+from modal_magic.magic_tables import POSITIONALS, TABLES
 from modal_magic.notebook_sessions import NotebookSessions
 from modal_magic.notices import Notices, say
-from modal_magic.options import POSITIONALS, TABLES, Options, resolve
+from modal_magic.options import Options, resolve
 from modal_magic.protocol import Retries
 from modal_magic.ranges import name_ranks
 from modal_magic.reading import parse_line

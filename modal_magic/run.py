@@ -13,8 +13,9 @@ from modal_magic.errors import RankFailed, RunInterrupted, SessionError, UsageEr
 from modal_magic.ranges import name_ranks
 from modal_magic.view.failure import emptied, failure_lines, failure_sentence, strip_colours, whereabouts
 from modal_magic.view.model import RankView, RunView
-from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot, where_it_runs
+from modal_magic.view.snapshot import SessionFacts, Snapshot, where_it_runs
 from modal_magic.view.status import seconds_in_words
+from modal_magic.view.taking import snapshot
 from modal_magic.view.text import TextView
 
 if TYPE_CHECKING:

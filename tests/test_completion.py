@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from modal_magic.completion import complete, fragment
-from modal_magic.options import OPTIONS, TABLES
+from modal_magic.magic_tables import TABLES
+from modal_magic.options import OPTIONS
 
 SESSIONS = ("train-1", "evaluate")
 
@@ -36,7 +37,7 @@ RETRY = [option.flag for option in OPTIONS if option.name.startswith("retr")]
         ("%modal_distributed --session t", ["train-1"]),
         ("%modal_distributed --session=", ["train-1", "evaluate"]),
         ("%modal_distributed --replicas ", []),
-        ("%modal_distributed --restart --b", ["--backend", "--background"]),
+        ("%modal_distributed --restart --ba", ["--backend", "--background"]),
         ("%modal_distributed --env 'open --rep", ["--replicas"]),
         ("%modal_logs --", ["--rank", "--last", "--file", "--session"]),
         ("%modal_stop ", ["train-1", "evaluate", "--all", "--apps", "--session"]),

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import modal_magic
-from modal_magic.options import TABLES
+from modal_magic.magic_tables import TABLES
 from modal_magic.view.picture import MIME
 from tests.support.documents import PART, ROOT, WRITTEN, renewed
 from tests.support.notebook import Shown, notebook

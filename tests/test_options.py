@@ -13,21 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from modal_magic.errors import UsageError
-from modal_magic.options import (
+from modal_magic.magic_tables import (
     LOGS_OPTIONS,
-    OPTIONS,
     POSITIONALS,
     RESTART_OPTIONS,
     SESSION,
     STATUS_OPTIONS,
     STOP_OPTIONS,
     TABLES,
-    Options,
-    Shape,
-    differences,
-    docs_table,
-    resolve,
 )
+from modal_magic.options import OPTIONS, Options, Shape, differences, docs_table, resolve
 from modal_magic.reading import Option, argument_specs, format_line, parse_line, parse_values
 from modal_magic.values import GPU_TYPES
 

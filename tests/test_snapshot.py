@@ -15,7 +15,8 @@ from modal_magic import protocol as p
 from modal_magic.view import numbers, picture
 from modal_magic.view.model import RunView, last_line
 from modal_magic.view.saved import ROWS, as_html, as_plain, progress_line
-from modal_magic.view.snapshot import SessionFacts, Snapshot, columns, snapshot
+from modal_magic.view.snapshot import SessionFacts, Snapshot, columns
+from modal_magic.view.taking import snapshot
 from modal_magic.view.widget import VIEW, wants_widget
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b]0;title\x07\x1b[2J\x1b[31m"

@@ -17,7 +17,8 @@ from modal_magic.prices import Rates, cost_of, rates_on
 from modal_magic.registry import Connection
 from modal_magic.view.band import Band, band
 from modal_magic.view.model import RunView
-from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot, where_it_runs
+from modal_magic.view.snapshot import SessionFacts, Snapshot, where_it_runs
+from modal_magic.view.taking import snapshot
 
 __all__ = ["LogLine", "Watched"]
 

@@ -20,7 +20,8 @@ from playwright.sync_api import Browser, Page
 
 from modal_magic import protocol as p
 from modal_magic.view.model import RunView
-from modal_magic.view.snapshot import SessionFacts, Snapshot, snapshot
+from modal_magic.view.snapshot import SessionFacts, Snapshot
+from modal_magic.view.taking import snapshot
 from tests.support.browser import ROOT, chromium
 
 GIB = 1024**3
