@@ -135,12 +135,13 @@ HERE = {
     "log",
     "backends/local",
     "backends/zygotes",
+    "backends/modal_gateway",
     "backends/modal_node",
 }
 """What never runs in a kernel that has no Unix: the rest does."""
 ON_MODAL = {
     f"backends/modal_{name}"
-    for name in ("inventory", "app", "bridge", "carrier", "meeting", "node", "trouble", "volumes")
+    for name in ("inventory", "app", "bridge", "carrier", "gateway", "meeting", "node", "trouble", "volumes")
 }
 """What the Modal backend loads when a session is started there; the client of Modal comes with it."""
 UNIX_MODULES = {"fcntl", "resource", "pwd", "grp", "pty", "termios"}

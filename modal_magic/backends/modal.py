@@ -204,7 +204,7 @@ def _ticket(plan: Plan, keys: SessionKeys, build: Stage) -> Ticket:
 
 def _end(started: Started, seconds: float) -> None:
     """Wait until a session that was told to stop has ended, and end what has not by then."""
-    from modal_magic.backends.modal_node import end_calls
+    from modal_magic.backends.modal_gateway import end_calls
 
     end_calls(started.calls, seconds)
     _end_bridge(started)
@@ -214,9 +214,9 @@ def _leave_none(session: str, key: str, seconds: float) -> None:
     """End the calls of a session, also of one that another kernel has started, and see that no container runs on."""
     import modal
 
+    from modal_magic.backends.modal_gateway import end_calls
     from modal_magic.backends.modal_inventory import left_running
     from modal_magic.backends.modal_meeting import Calls, Meeting
-    from modal_magic.backends.modal_node import end_calls
 
     try:
         calls = Meeting(key).get("calls", Calls)

@@ -13,8 +13,9 @@ from typing import Any
 import modal
 import msgspec
 
+from modal_magic.backends.modal_gateway import Gateway
 from modal_magic.backends.modal_inventory import APP_PREFIX
-from modal_magic.backends.modal_node import PRELOAD, ColdNode, Gateway, Node
+from modal_magic.backends.modal_node import PRELOAD, ColdNode, Node
 from modal_magic.containers import Containers
 from modal_magic.errors import UsageError
 
