@@ -111,7 +111,10 @@ class Chaos:
             os.kill(parts.pids[part], signal.SIGCONT)
         if stopped:
             self.must_end_well(self.book.run(READY))
-        self.check(fault)
+        try:
+            self.check(fault)
+        except Wrong as wrong:
+            raise Wrong(f"{wrong}\nafter {seconds:.2f} s of: {shown.error}\n{shown.stderr}") from None
 
     def befall(self, fault: Fault, parts: Parts) -> tuple[Shown, float]:
         """Run the cell of a fault and do to it what is to be done. Returns the seconds from the fault to control."""
