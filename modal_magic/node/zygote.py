@@ -52,8 +52,8 @@ from modal_magic.specs import (
 
 LINGER_SECONDS = 5.0
 """How long agents have to leave after their gateway is gone."""
-AGENTS_REPLACED = 10
-"""So many agents that have died are replaced in the life of a session: one that dies again and again is of no use."""
+AGENTS_REPLACED, REPLACED_SECONDS = 10, 60.0
+"""So many agents are replaced in so long a time: one that dies again and again is of no use."""
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Zygote:
     folder: Path | None = None
     deadline: float | None = None
     settled: bool = False
-    agents_replaced: int = 0
+    agents_replaced: list[float] = field(default_factory=list)
     session_over: bool = False
 
     def leave(self) -> None:
@@ -279,8 +279,10 @@ def reap(zygote: Zygote, alarm: int) -> None:
 
 def replace_agent(zygote: Zygote, spec: AgentSpec, status: int) -> None:
     """An agent has died, and its workers with it: a new one takes its place, and says what became of it."""
-    zygote.agents_replaced += 1
-    if zygote.agents_replaced <= AGENTS_REPLACED:
+    now = time.monotonic()
+    zygote.agents_replaced = [when for when in zygote.agents_replaced if now - when < REPLACED_SECONDS]
+    if len(zygote.agents_replaced) < AGENTS_REPLACED:
+        zygote.agents_replaced.append(now)
         start_agent(zygote, msgspec.structs.replace(spec, predecessor=cause_of_death(status)))
 
 

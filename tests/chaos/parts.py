@@ -81,6 +81,6 @@ def zygote_dies(random: Random) -> Fault:
 
 
 ON_NODES: dict[Callable[[Random], Fault], int] = {agent_dies: 1, agent_stops: 1}
-"""What a session survives. It replaces ten agents, as often as they may die."""
+"""What a session survives."""
 ENDS: dict[Callable[[Random], Fault], int] = {gateway_dies: 1, zygote_dies: 1}
 """What it does not."""
