@@ -11,10 +11,10 @@ VIEWS := modal_magic/labextension/package.json
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
-.PHONY: demo test punctual patient beside lab emulator lint tools soak bench clean help
+.PHONY: demo test punctual patient beside lab emulator verify-modal lint tools soak bench clean help
 
 help: ## say what there is
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
 
 # torch first and by itself: what pip then finds satisfied it does not replace by another build.
 $(READY): pyproject.toml constraints.txt
@@ -55,6 +55,9 @@ beside: $(VIEWS)
 
 emulator: $(READY) tools ## an emulator of Modal to rehearse against (root, Linux); it prints what to set, and ends with Ctrl-D
 	@$(BIN)/python -m tests.emulator
+
+verify-modal: $(READY) ## with a token: what only Modal itself can confirm (starts containers, which cost); GPU=T4 for GPUs
+	$(BIN)/python -m tests.verify_modal $(if $(GPU),--gpu $(GPU))
 
 lint: $(READY) $(VIEWS) ## ruff and mypy, eslint and tsc
 	$(BIN)/ruff check .

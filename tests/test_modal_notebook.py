@@ -42,6 +42,25 @@ def test_the_digits_notebook_trains_on_four_containers_and_leaves_none(modal_ser
     assert seen(lambda: not modal_service.containers())
 
 
+def test_the_tour_of_modal_says_what_it_costs_and_leaves_neither_container_nor_app(
+    modal_service: Handle, tmp_path: Path
+) -> None:
+    source = (ROOT / "notebooks" / "02_modal.ipynb").read_text(encoding="utf-8")
+    path = tmp_path / "tour.ipynb"
+    path.write_text(source.replace("tour:/tour", f"tour:{tmp_path}/volume"), encoding="utf-8")
+    command = [sys.executable, "notebooks/execute.py", str(path)]
+    with modal_service.reached():
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "found 0 GPUs for 1 rank of a node: they run on the CPU instead" in done.stdout  # the emulator has none
+    assert re.search(r"costs \$2\.\d\d an hour, \$\S+ so far", done.stdout)
+    for rank in (0, 1):
+        assert f"[rank {rank}] saved at step 30" in done.stdout
+    assert (
+        re.search(r"\d+ idle apps? removed from Modal: modal-magic-\w+", done.stdout) and not modal_service.containers()
+    )
+
+
 def test_a_restarted_kernel_goes_on_with_the_session(modal_book: Notebook, modal_service: Handle) -> None:
     modal_book.run("%%modal_distributed --replicas 1 --backend modal --session kept\nprecious = rank + 41")
     before = modal_service.containers()
