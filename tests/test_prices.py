@@ -86,14 +86,9 @@ def test_a_container_costs_from_the_end_of_its_queue() -> None:
     assert cost_line(cost) == ("costs $2.50 an hour, $2.23 so far (Modal's prices of 2030-01-01, for what is reserved)")
 
 
-def test_small_sums_keep_two_digits() -> None:
-    assert [dollars(amount) for amount in (0, 0.00432, 0.0266, 0.211, 1234.5)] == [
-        "$0.00",
-        "$0.0043",
-        "$0.027",
-        "$0.21",
-        "$1,234.50",
-    ]
+def test_sums_are_told_in_cents() -> None:
+    told = [dollars(amount) for amount in (0, 0.00432, 0.0266, 0.211, 1234.5)]
+    assert told == ["$0.00", "less than $0.01", "$0.03", "$0.21", "$1,234.50"]
 
 
 def test_the_table_is_dated() -> None:

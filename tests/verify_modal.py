@@ -202,10 +202,10 @@ def second_session(resources: Resources, checks: Checklist, options: dict[str, o
         restored = [stage.node for stage in session.stages if stage.name == "restore"]
         if restored:
             checks.check(True, "nodes are restored from the memory snapshot", f"nodes {restored}")
+            lost = [text for text in drained(session) if "did not bring back" in text]
+            checks.check(not lost, "what was started before the snapshot is there after it", *lost[:1])
         else:
             checks.skip("a start from the memory snapshot", "all nodes started cold; run this again in some minutes")
-        lost = [text for text in drained(session) if "did not bring back" in text]
-        checks.check(not lost, "what was started before the snapshot is there after it", *lost[:1])
         check_places(session, checks, session.shape.gpu)
         checks.check(True, "a short cell through the tunnel", short_cells(session))
         check_preemption(session, checks)

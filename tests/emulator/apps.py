@@ -101,6 +101,12 @@ class Apps(Room):
             ]
         )
 
+    async def TaskGetInfo(self, request: api.TaskGetInfoRequest) -> api.TaskGetInfoResponse:
+        container = self.world.containers.get(request.task_id)
+        if container is None:
+            raise GRPCError(Status.NOT_FOUND, f"Container {request.task_id} not found")
+        return api.TaskGetInfoResponse(app_id=container.function.app.id, info=api.TaskInfo(id=container.id))
+
     async def ContainerStop(self, request: api.ContainerStopRequest) -> api.ContainerStopResponse:
         if (container := self.world.containers.get(request.task_id)) is not None:
             self.stop(container)
