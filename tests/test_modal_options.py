@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -143,6 +144,21 @@ def test_what_a_token_may_not_and_a_workspace_has_no_more_of_is_said(
     finally:
         service.ask("set", settings={"refused": {}})
     assert str(refused.value).startswith(words)
+
+
+def test_a_service_that_cannot_be_reached_is_said_at_once(
+    resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = taken.getsockname()[1]
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.setenv("MODAL_SERVER_URL", f"http://127.0.0.1:{closed}")
+    with pytest.raises(SessionError, match=r"Modal cannot be reached: see .* \(127\.0\.0\.1:.*: Connection refused\)"):
+        Session(resources=resources, backend="modal")
+    with pytest.raises(SessionError, match="is stopped, but Modal does not say whether its containers have ended"):
+        resources.backend("modal").finish("session-1", 1.0, "session-1-key")
 
 
 def test_the_image_of_a_variable_is_taken_and_what_ranks_need_is_added_to_it(

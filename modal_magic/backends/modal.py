@@ -79,10 +79,8 @@ class ModalBackend:
     def finish(self, session: str, seconds: float, meeting: str = "") -> bool:
         """See `Backend`. What has not ended by itself is cancelled, and what Modal's own list still has is stopped."""
         started = self._started.pop(session, None)
-        if started is not None:
-            _in_thread(lambda: _end(started, seconds))
-        if meeting:
-            _in_thread(lambda: _leave_none(session, meeting, seconds))
+        if started is not None or meeting:
+            _in_thread(lambda: _end(session, started, meeting, seconds))
         return True
 
     def apps(self, remove_idle: bool) -> list[Deployed]:
@@ -123,7 +121,7 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     from modal_magic.backends.modal_app import deployed, node_class
     from modal_magic.backends.modal_bridge import start_bridge
     from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting
-    from modal_magic.backends.modal_trouble import explain
+    from modal_magic.backends.modal_trouble import explain, reach
 
     containers = plan.containers
     calls: list[modal.FunctionCall[None]] = []
@@ -131,6 +129,7 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     key = f"{plan.session}-{uuid.uuid4().hex[:12]}"
     began = time.time()
     try:
+        reach()
         app = deployed(plan.gpu, containers, plan.nodes)
         if abandoned.is_set():
             raise SessionError("the start of the session was interrupted")
@@ -202,32 +201,35 @@ def _ticket(plan: Plan, keys: SessionKeys, build: Stage) -> Ticket:
     )
 
 
-def _end(started: Started, seconds: float) -> None:
-    """Wait until a session that was told to stop has ended, and end what has not by then."""
-    from modal_magic.backends.modal_gateway import end_calls
+def _end(session: str, started: Started | None, meeting: str, seconds: float) -> None:
+    """Wait for the calls of a session, also of one that another kernel has started, and end those that do not end.
 
-    end_calls(started.calls, seconds)
-    _end_bridge(started)
-
-
-def _leave_none(session: str, key: str, seconds: float) -> None:
-    """End the calls of a session, also of one that another kernel has started, and see that no container runs on."""
+    With a `meeting`, see by Modal's own list that no container runs on.
+    """
     import modal
 
     from modal_magic.backends.modal_gateway import end_calls
     from modal_magic.backends.modal_inventory import left_running
     from modal_magic.backends.modal_meeting import Calls, Meeting
+    from modal_magic.backends.modal_trouble import reach
 
+    left: list[str] = []
     try:
-        calls = Meeting(key).get("calls", Calls)
-        if calls is not None:
-            end_calls([calls.gateway, *calls.nodes], seconds)
-        left = left_running(key, seconds)
+        reach()
+        calls = started.calls if started is not None else []
+        if not calls and (known := Meeting(meeting).get("calls", Calls)) is not None:
+            calls = [known.gateway, *known.nodes]
+        end_calls(calls, seconds)
+        if meeting:
+            left = left_running(meeting, seconds)
     except modal.exception.Error as error:
         raise SessionError(
             f"session {session!r} is stopped, but Modal does not say whether its containers have ended ({error}): "
             "`modal container list` shows those that run"
         ) from error
+    finally:
+        if started is not None:
+            _end_bridge(started)
     if left:
         raise SessionError(
             f"session {session!r} is stopped, and Modal still lists {', '.join(left)}: `modal container stop` ends one"
@@ -238,9 +240,10 @@ def _apps(remove_idle: bool) -> list[Deployed]:
     import modal
 
     from modal_magic.backends import modal_inventory
-    from modal_magic.backends.modal_trouble import explain
+    from modal_magic.backends.modal_trouble import explain, reach
 
     try:
+        reach()
         return modal_inventory.remove_idle() if remove_idle else modal_inventory.apps()
     except modal.exception.Error as error:
         raise SessionError(explain(error)) from error

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import modal.exception as trouble
+import os
+import socket
+from urllib.parse import urlsplit
 
-__all__ = ["explain"]
+import modal.exception as trouble
+from modal.config import config
+
+__all__ = ["explain", "reach"]
+
+PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
+REACH_SECONDS = 10.0
+"""How long Modal has to take a connection. Its client would try for two minutes."""
 
 ADVICE: tuple[tuple[type[trouble.Error], str], ...] = (
     (
@@ -31,3 +40,16 @@ def explain(error: trouble.Error) -> str:
         if isinstance(error, kind):
             return f"{words} ({str(error).rstrip('.')})"
     return f"Modal: {type(error).__name__}: {error}"
+
+
+def reach() -> None:
+    """Raise ConnectionError at once where Modal's service takes no connection from here."""
+    url = urlsplit(str(config["server_url"]))
+    # A container reaches it through a socket of its own; a proxy has its own ways, and Modal's client follows them.
+    if url.scheme not in ("http", "https") or any(name.upper() in PROXIES for name in os.environ):
+        return
+    place = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    try:
+        socket.create_connection(place, REACH_SECONDS).close()
+    except OSError as error:
+        raise trouble.ConnectionError(f"{place[0]}:{place[1]}: {error.strerror or error}") from None
