@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from modal_magic import protocol as p
-from modal_magic.clients import Clients
 from modal_magic.conversation import Conversation
+from modal_magic.gateway.clients import Clients
+from modal_magic.gateway.log import EventLog
 from modal_magic.live import LiveTable
-from modal_magic.log import EventLog
 
 TICK = 0.05
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as some
 
-from modal_magic.flow import Flow
+from modal_magic.gateway.flow import Flow
 
 LINE = f"{'x' * 99}\n"
 

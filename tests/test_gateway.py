@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from modal_magic import protocol as p
-from modal_magic.gateway import FAREWELL_SECONDS
-from modal_magic.known_runs import RUNS
+from modal_magic.gateway.gateway import FAREWELL_SECONDS
+from modal_magic.gateway.known_runs import RUNS
 from modal_magic.live import CURVES
 from tests.test_gateway_noise import Rig, Sink, joined
 

@@ -59,23 +59,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prices": {"errors", "containers", "protocol"},
     "state": {"protocol", "ranges", "values", "topology", "state"},
     "segments": {"protocol"},
-    "log": {"protocol", "lines", "segments"},
-    "flow": {"protocol", "lines"},
     "link": {"protocol"},
     "link_thread": {"protocol", "link"},
     "delivery": {"protocol"},
-    "door": set(),
-    "timers": set(),
-    "agents": {"protocol", "delivery", "door"},
-    "known_runs": {"protocol", "log"},
-    "clients": {"protocol", "live", "log", "door", "known_runs"},
-    "stacks": {"protocol", "state"},
-    "status": {"protocol", "specs", "live", "state"},
-    "gateway": {
-        *("protocol", "specs", "topology", "live", "state", "log", "flow", "door", "timers", "agents", "known_runs"),
-        *("clients", "stacks", "status"),
-    },
-    "serving": {"protocol", "gateway", "link", "specs"},
+    "gateway": {"protocol", "specs", "topology", "lines", "live", "state", "segments", "delivery", "gateway"},
+    "gateway/serving": {"protocol", "specs", "link", "gateway"},
     "registry": GROUND,
     "completion": GROUND,
     "conversation": {"protocol"},
@@ -120,7 +108,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "backends": {*GROUND, "registry", "link", "resuming", "backends"},
     "frameworks": {*GROUND, "frameworks"},
     "node": {*GROUND, "link", "delivery", "frameworks", "node"},
-    "node/born": {*GROUND, "serving", "frameworks", "node"},
+    "node/born": {*GROUND, "gateway", "frameworks", "node"},
     "view": {*GROUND, "view"},
     "server": {*GROUND, "registry", "link_thread", "client", "view", "server"},
 }
@@ -129,10 +117,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 HERE = {
     "node",
     "frameworks",
-    "clients",
     "gateway",
-    "serving",
-    "log",
     "backends/local",
     "backends/zygotes",
     "backends/modal_gateway",
@@ -261,7 +246,7 @@ def test_every_room_has_its_doors_written_down() -> None:
 def test_arrows_are_seen_wherever_they_stand() -> None:
     assert imports("resources") >= {"errors", "link_thread", "backends/base", "backends/local"}
     assert "session" not in imports("view/console")  # only type checkers follow that one
-    assert "serving" in imports("node/born")
+    assert "gateway/serving" in imports("node/born")
 
 
 def test_a_room_imports_only_what_it_may() -> None:

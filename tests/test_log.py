@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from modal_magic import protocol as p
-from modal_magic.log import EventLog
+from modal_magic.gateway.log import EventLog
 from modal_magic.segments import SMALLEST_BYTES, read_records
 from modal_magic.transcript import asked, left_behind
 
@@ -277,7 +277,7 @@ def test_a_disk_that_takes_nothing_at_all_leaves_what_memory_holds(tmp_path: Pat
 def test_what_a_killed_writer_had_logged_can_be_read(tmp_path: Path) -> None:
     source = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom modal_magic import protocol as p\n"
-        "from modal_magic.log import EventLog\nlog = EventLog(Path(sys.argv[1]), 10**9)\n"
+        "from modal_magic.gateway.log import EventLog\nlog = EventLog(Path(sys.argv[1]), 10**9)\n"
         "log.append(p.Submitted('run', [0], 1, 'pass'), 0.0)\n"
         "for i in range(100): log.append(p.Output(i % 2, 'run', 'stdout', f'line {i}\\n'), 0.0)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"

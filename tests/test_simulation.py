@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from modal_magic import protocol as p
-from modal_magic.log import EventLog
+from modal_magic.gateway.log import EventLog
+from modal_magic.gateway.timers import Timers
 from modal_magic.protocol import encoding
 from modal_magic.state.active_run import LOST, ActiveRun
-from modal_magic.timers import Timers
 from tests.simulation.play import play
 
 pytestmark = pytest.mark.patient

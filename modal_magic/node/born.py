@@ -35,7 +35,7 @@ def become(kind: str, packed: bytes, descriptors: list[int]) -> None:
 
 def _be_gateway(spec: GatewaySpec, pipe: int) -> None:
     from modal_magic.frameworks.base import open_store
-    from modal_magic.serving import run_gateway
+    from modal_magic.gateway.serving import run_gateway
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -23,7 +23,12 @@ PREIMPORTS = (
 )
 """What ranks would import anyway; torch._dynamo alone takes a second at the first DDP(...) or optimizer otherwise."""
 
-OURS = ("modal_magic.node.worker", "modal_magic.node.agent", "modal_magic.serving", "modal_magic.frameworks.torch")
+OURS = (
+    "modal_magic.node.worker",
+    "modal_magic.node.agent",
+    "modal_magic.gateway.serving",
+    "modal_magic.frameworks.torch",
+)
 """Our own rooms that the forked processes live in."""
 
 

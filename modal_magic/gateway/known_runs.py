@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
-from modal_magic.log import EventLog
+from modal_magic.gateway.log import EventLog
 
 __all__ = ["RUNS", "KnownRuns", "Replay"]
 

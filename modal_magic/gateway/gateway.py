@@ -10,17 +10,17 @@ from pathlib import Path
 
 from modal_magic import protocol as p
 from modal_magic import state as s
-from modal_magic.agents import Agents
-from modal_magic.clients import Clients
-from modal_magic.door import Door
-from modal_magic.flow import Flows
-from modal_magic.known_runs import RUNS
+from modal_magic.gateway.agents import Agents
+from modal_magic.gateway.clients import Clients
+from modal_magic.gateway.door import Door
+from modal_magic.gateway.flow import Flows
+from modal_magic.gateway.known_runs import RUNS
+from modal_magic.gateway.log import EventLog
+from modal_magic.gateway.stacks import StackDesk
+from modal_magic.gateway.status import status_of
+from modal_magic.gateway.timers import Timers
 from modal_magic.live import CURVES, LiveTable
-from modal_magic.log import EventLog
 from modal_magic.specs import GatewaySpec
-from modal_magic.stacks import StackDesk
-from modal_magic.status import status_of
-from modal_magic.timers import Timers
 from modal_magic.topology import Topology
 
 __all__ = ["Gateway"]

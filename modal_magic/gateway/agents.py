@@ -8,7 +8,7 @@ import msgspec
 
 from modal_magic import protocol as p
 from modal_magic.delivery import Delivery, epoch_of
-from modal_magic.door import Door
+from modal_magic.gateway.door import Door
 
 __all__ = ["Agents"]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from modal_magic import protocol as p
-from modal_magic.door import Door
-from modal_magic.known_runs import KnownRuns, Replay
+from modal_magic.gateway.door import Door
+from modal_magic.gateway.known_runs import KnownRuns, Replay
+from modal_magic.gateway.log import EventLog
 from modal_magic.live import LiveTable
-from modal_magic.log import EventLog
 
 __all__ = ["Clients"]
 
