@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from modal_magic.ranges import parse_ranks
+from tests.conftest import STOP_OWN
 from tests.support.notebook import Notebook, notebook
 
 pytestmark = pytest.mark.kernel
 
 FOUR = "%%modal_distributed --replicas 4 --backend local\n"
+
+
+@pytest.fixture(scope="module")
+def shapes(runtime_folder: Path) -> Iterator[Notebook]:
+    """A kernel for sessions of any shape: each test names its own."""
+    with notebook() as opened:
+        opened.run("%load_ext modal_magic")
+        yield opened
+        opened.run(STOP_OWN)
 
 
 def test_a_cell_runs_on_four_ranks_and_each_line_is_labelled(book: Notebook) -> None:
@@ -96,18 +108,16 @@ def test_a_second_session_stands_beside_the_first(book: Notebook) -> None:
     assert "other" not in book.run("%modal_status").stdout
 
 
-def test_restart_gives_fresh_ranks_of_the_same_or_of_another_shape(fresh_book: Notebook) -> None:
-    fresh_book.run(FOUR + "kept = 1")
-    assert "4 fresh ranks, ready" in fresh_book.run("%modal_restart").stdout
-    assert fresh_book.run("%%modal_distributed --ranks 0\nprint('kept' in globals())").stdout == "[rank 0] False\n"
-    fresh_book.run("%%modal_distributed\nkept = 1")
-    fresh_book.run("%%modal_distributed --restart\npass")
-    assert fresh_book.run("%%modal_distributed --ranks 0\nprint('kept' in globals())").stdout == "[rank 0] False\n"
-    shown = fresh_book.run("%%modal_distributed --restart --replicas 2\nprint(world_size)")
+def test_restart_gives_fresh_ranks_of_the_same_or_of_another_shape(shapes: Notebook) -> None:
+    shapes.run(FOUR.strip() + " --session fresh\nkept = 1")
+    assert "4 fresh ranks, ready" in shapes.run("%modal_restart").stdout
+    assert shapes.run("%%modal_distributed --ranks 0\nprint('kept' in globals())").stdout == "[rank 0] False\n"
+    shapes.run("%%modal_distributed\nkept = 1")
+    shapes.run("%%modal_distributed --restart\npass")
+    assert shapes.run("%%modal_distributed --ranks 0\nprint('kept' in globals())").stdout == "[rank 0] False\n"
+    shown = shapes.run("%%modal_distributed --restart --replicas 2\nprint(world_size)")
     assert shown.lines == ["[rank 0] 2", "[rank 1] 2"], shown
-    assert fresh_book.run(
-        "%%modal_distributed --ranks 1\nimport torch.distributed as d\nprint(d.get_world_size())"
-    ).stdout
+    assert shapes.run("%%modal_distributed --ranks 1\nimport torch.distributed as d\nprint(d.get_world_size())").stdout
 
 
 def test_auto_says_in_one_line_that_it_runs_here(fresh_book: Notebook) -> None:
@@ -118,24 +128,24 @@ def test_auto_says_in_one_line_that_it_runs_here(fresh_book: Notebook) -> None:
     assert fresh_book.run("%%modal_distributed\nprint(rank)").stdout == "[rank 0] 0\n"
 
 
-def test_gpu_without_one_runs_on_the_cpu_and_says_so(fresh_book: Notebook) -> None:
-    shown = fresh_book.run("%%modal_distributed --gpu A100:2 --backend local\nprint(device, world_size)")
+def test_gpu_without_one_runs_on_the_cpu_and_says_so(shapes: Notebook) -> None:
+    shown = shapes.run("%%modal_distributed --gpu A100:2 --backend local --session gpus\nprint(device, world_size)")
     assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] cpu 2", "[rank 1] cpu 2"]
     assert [line for line in shown.lines if "CPU instead" in line], shown.stdout
 
 
-def test_variables_of_the_environment_reach_the_ranks(fresh_book: Notebook) -> None:
-    shown = fresh_book.run(
-        "%%modal_distributed --backend local --env GREETING=hello --env OMP_NUM_THREADS=2\n"
+def test_variables_of_the_environment_reach_the_ranks(shapes: Notebook) -> None:
+    shown = shapes.run(
+        "%%modal_distributed --backend local --session greeting --env GREETING=hello --env OMP_NUM_THREADS=2\n"
         "import os, torch\nprint(os.environ['GREETING'], torch.get_num_threads())"
     )
     assert shown.stdout == "[rank 0] hello 2\n"
 
 
-def test_equal_lines_of_many_ranks_merge(fresh_book: Notebook) -> None:
-    head = "%%modal_distributed --nproc-per-node 9 --backend local --framework none"
-    assert fresh_book.run(f"{head}\nprint('same')").stdout == "[ranks 0-8] same\n"
-    assert len(fresh_book.run(f"{head} --show all\nprint('same')").lines) == 9
+def test_equal_lines_of_many_ranks_merge(shapes: Notebook) -> None:
+    head = "%%modal_distributed --nproc-per-node 9 --backend local --framework none --session nine"
+    assert shapes.run(f"{head}\nprint('same')").stdout == "[ranks 0-8] same\n"
+    assert len(shapes.run(f"{head} --show all\nprint('same')").lines) == 9
 
 
 def test_a_flood_ends_in_one_line_and_the_error_still_comes(book: Notebook) -> None:
@@ -185,12 +195,12 @@ def test_unloading_leaves_no_magic_and_no_thread(fresh_book: Notebook) -> None:
     assert not fresh_book.run("%modal_status").error
 
 
-def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape(fresh_book: Notebook) -> None:
-    fresh_book.run("%%modal_distributed --replicas 2 --backend local --framework none --session mine\nx = 1")
+def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape(shapes: Notebook) -> None:
+    shapes.run("%%modal_distributed --replicas 2 --backend local --framework none --session mine\nx = 1")
     with notebook() as other:
         other.run("%load_ext modal_magic")
         assert other.run("%modal_stop mine").stdout == "mine is stopped\n"
-    shown = fresh_book.run("%%modal_distributed\nprint(world_size, 'x' in globals())")
+    shown = shapes.run("%%modal_distributed\nprint(world_size, 'x' in globals())")
     assert "is closed: it was stopped. A new session of the same shape is started" in shown.stdout
     assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2 False", "[rank 1] 2 False"]
 
