@@ -194,7 +194,7 @@ def test_an_interrupt_just_as_a_session_is_up_leaves_nothing(
             Session(backend="modal", session="given-up", framework="none")
         assert seen(lambda: not modal_service.containers() and not modal_service.ask("queued")), modal_service.logs()
         left = {key.partition("/")[2] for key in entries() if key.startswith("given-up-")}
-    assert left <= {"over", "1/node/0"}
+    assert "over" in left and "ticket" not in left  # which has the keys
     assert not (runtime_folder / "given-up").exists()
 
 
