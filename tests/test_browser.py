@@ -13,7 +13,8 @@ from playwright.sync_api import Browser, Page
 
 from modal_magic import registry
 from modal_magic.session import Session
-from tests.support.browser import Lab, chromium, command, jupyter_lab, open_book, step_of
+from tests.bench.simulated import STEPS, simulate
+from tests.support.browser import TOKEN, Lab, chromium, command, jupyter_lab, open_book, step_of
 
 pytestmark = [pytest.mark.patient, pytest.mark.browser, pytest.mark.timeout(100)]
 
@@ -176,6 +177,36 @@ def test_rows_are_reached_and_opened_by_the_keyboard_alone(page: Page, lab: Lab)
     assert opened.get_attribute("data-rank") == "2"
     page.keyboard.press("ArrowLeft")
     until(lambda: opened.count() == 0)
+
+
+def test_in_notebook_7_the_cell_is_live_and_the_panel_opens(page: Page, lab: Lab) -> None:
+    book = lab.write("seven.ipynb", "%load_ext modal_magic", LONG.format(name="seven"))
+    page.goto(f"{lab.url}/notebooks/{book}?token={TOKEN}")
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel")
+    command(page, "notebook:run-all-cells")
+    until(lambda: step_of(page, 3) > 5, 60)
+    assert moves(page, 1)
+    command(page, "modal-magic:open")
+    panel = page.locator("[id='modal-magic:sessions']")
+    panel.get_by_role("row", name="seven").click()
+    until(lambda: panel.locator(".chart path.line").count() == 4)
+    panel.get_by_role("button", name="Interrupt").click()
+    until(lambda: state(lab, "seven") == "interrupted")
+
+
+def test_64_ranks_are_a_grid_and_a_list_in_the_panel(page: Page, lab: Lab) -> None:
+    page.goto(f"{lab.url}/lab/workspaces/crowd?token={TOKEN}")
+    page.wait_for_function("() => window.jupyterapp?.shell.currentWidget")
+    with simulate(8, 8) as session:
+        run = session.run(f"{STEPS}20")
+        command(page, "modal-magic:open")
+        panel = page.locator("[id='modal-magic:sessions']")
+        panel.get_by_role("row", name=session.name).click()
+        canvas = panel.locator("canvas")
+        until(lambda: "64 Running" in (canvas.get_attribute("aria-label") or "") if canvas.count() else "")
+        assert "Running" in panel.locator(".vr[role=listitem]").nth(9).inner_text()
+        until(lambda: panel.locator(".chart path.band").count())
+        run.wait(60)
 
 
 def test_the_saved_notebook_tells_the_end_without_our_extension(page: Page, lab: Lab) -> None:

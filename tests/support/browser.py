@@ -100,8 +100,10 @@ def jupyter_lab(folder: Path) -> Iterator[Lab]:
         "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={TOKEN}",
         f"--ServerApp.root_dir={books}",
-        "--ServerApp.jpserver_extensions={'modal_magic.server': True}",
+        "--ServerApp.jpserver_extensions={'modal_magic.server': True, 'notebook': True}",
         f"--LabApp.extra_labextensions_path={extensions}",
+        f"--JupyterNotebookApp.extra_labextensions_path={extensions}",
+        "--JupyterNotebookApp.expose_app_in_browser=True",
         "--LabApp.expose_app_in_browser=True",
         "--LabApp.news_url=None",
     ]
