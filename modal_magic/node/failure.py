@@ -17,10 +17,13 @@ __all__ = [
     "describe_exit",
     "in_cell",
     "is_cell",
+    "is_deep",
     "plain_traceback",
     "where_interrupted",
 ]
 
+DEEP_FRAMES = 60
+"""From so many frames on a traceback is deep."""
 CELL = "Cell In["
 """How the names of cells begin, where Python has names of files: `Cell In[3]`."""
 
@@ -50,6 +53,11 @@ def cell_line(frames: Iterable[tuple[str, int]]) -> int:
 
 def _places(trace: TracebackType | None) -> list[tuple[str, int]]:
     return [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)]
+
+
+def is_deep(error: BaseException) -> bool:
+    """Whether an error has come through more calls than anybody reads one by one."""
+    return sum(1 for _ in traceback.walk_tb(error.__traceback__)) > DEEP_FRAMES
 
 
 def plain_traceback(error: BaseException) -> list[str]:

@@ -21,7 +21,7 @@ from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from modal_magic.node.failure import CELL, plain_traceback
+from modal_magic.node.failure import CELL, is_deep, plain_traceback
 from modal_magic.node.progress import Reporter
 from modal_magic.protocol import Display
 
@@ -139,14 +139,15 @@ class RankShell(InteractiveShell):
 
         Formatting takes a while and means nothing to one who interrupted, to one who called `sys.exit`, or where `hush`
         says so; and it runs the exception's own code, which can raise. IPython's takes up to half a second of a core in
-        large files such as torch's, so where `plain` says so, as many ranks may fail at once, it is Python's own.
+        large files such as torch's, and seconds where a function calls itself without end. So where one is deep,
+        or `plain` says so, as many ranks may fail at once, it is Python's own.
         """
         self.has_raised = True
         self._raised = error = sys.exc_info()[1]
         if error is None or isinstance(error, SystemExit | KeyboardInterrupt) or self.hush(error):
             return
         with contextlib.suppress(Exception):
-            if self.plain(error):
+            if self.plain(error) or is_deep(error):
                 self.shown = plain_traceback(error)
             else:
                 super().showtraceback(*arguments, **options)

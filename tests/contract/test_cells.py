@@ -208,6 +208,14 @@ def test_a_rank_says_at_once_that_it_has_no_keyboard(ranks: Session, ask: str) -
         run(ranks, ask)
 
 
+def test_a_function_that_calls_itself_without_end_is_told_in_few_lines(ranks: Session) -> None:
+    with pytest.raises(RankFailed, match="RecursionError: maximum recursion depth exceeded") as failed:
+        run(ranks, "def again(): return again()\nagain()")
+    error = failed.value.run.ranks[0].error
+    assert error is not None and error.line == 2
+    assert sum("more times" in line for line in error.traceback) == 1 and len(error.traceback) < 30
+
+
 def test_a_rank_says_at_once_that_it_cannot_be_debugged_and_keeps_the_frames_of_an_error(ranks: Session) -> None:
     with pytest.raises(RankFailed, match="ZeroDivisionError"):
         run(ranks, "def halve(whole):\n    whole / 0\nhalve(42)")
