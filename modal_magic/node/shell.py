@@ -23,6 +23,7 @@ from traitlets.config import Config
 
 from modal_magic.node.failure import CELL, is_deep, plain_traceback
 from modal_magic.node.progress import Reporter
+from modal_magic.node.stdio import renew
 from modal_magic.protocol import Display
 
 __all__ = ["RankShell", "make_shell", "rehearse"]
@@ -128,8 +129,17 @@ class RankShell(InteractiveShell):
         if not source.lstrip().startswith("%%"):
             # `leading_indent` looks at the first line only, which is about to be an empty one.
             source = "\n" * (first_line - 1) + source
+        renew()
         result: ExecutionResult = self.run_cell(source, store_history=True)  # type: ignore[no-untyped-call]
+        if result.success:
+            self.tell_shown()
         return result
+
+    def tell_shown(self) -> None:
+        """Write out the traceback of an error after which a cell goes on, as of `%run` or of a value's `__repr__`."""
+        if self.shown:
+            print("\n".join(self.shown), file=sys.stderr)
+        self.shown = []
 
     def _showtraceback(self, etype: type[BaseException], evalue: BaseException, stb: list[str]) -> None:
         self.shown = list(stb)
@@ -143,6 +153,7 @@ class RankShell(InteractiveShell):
         or `plain` says so, as many ranks may fail at once, it is Python's own.
         """
         self.has_raised = True
+        self.tell_shown()
         self._raised = error = sys.exc_info()[1]
         if error is None or isinstance(error, SystemExit | KeyboardInterrupt) or self.hush(error):
             return

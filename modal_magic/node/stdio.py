@@ -14,7 +14,7 @@ import sys
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["NoKeyboardError", "redirect"]
+__all__ = ["NoKeyboardError", "redirect", "renew"]
 
 
 LINE_BUFFERED = 1
@@ -36,9 +36,9 @@ def redirect(stdout: int, stderr: int) -> None:
         os.close(source)
     _buffer_lines_of_c()
     stdin = open(0, closefd=False)  # noqa: SIM115 - it lives as long as the process
-    for name, stream in (("stdin", stdin), ("stdout", _line_writer(1)), ("stderr", _line_writer(2))):
-        for attribute in (name, f"__{name}__"):
-            setattr(sys, attribute, stream)
+    for attribute, stream in (("stdin", stdin), ("__stdin__", stdin), ("stdout", None), ("stderr", None)):
+        setattr(sys, attribute, stream)
+    renew()
 
     def no_keyboard(prompt: object = "", *rest: object, **options: object) -> NoReturn:
         raise NoKeyboardError(
@@ -48,6 +48,16 @@ def redirect(stdout: int, stderr: int) -> None:
     builtins.input = no_keyboard
     getpass.getpass = no_keyboard
     _refuse_debuggers()
+
+
+def renew() -> None:
+    """Have sys.stdout and sys.stderr again where there are none, or a cell has closed them."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        stream = getattr(sys, name)
+        if stream is None or getattr(stream, "closed", False):
+            stream = _line_writer(descriptor)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
 
 
 def _refuse_debuggers() -> None:

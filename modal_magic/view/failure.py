@@ -71,7 +71,9 @@ def _cause(numbers: list[int], rank: RankView) -> str:
     who = name_ranks(numbers)
     if rank.error is None:
         cause = rank.lost or "could not take the cell"
-        return f"{who} {cause if len(numbers) == 1 else re.sub('^was ', 'were ', cause)}"
+        if len(numbers) > 1:
+            cause = re.sub("^was ", "were ", cause).replace("ended its process ", "ended their processes ")
+        return f"{who} {cause}"
     error: RemoteError = rank.error
     place = f" at cell line {error.line}" if error.line else ""
     message = error.message.strip().split("\n")[0].strip()[:300]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -206,6 +207,23 @@ def test_data_loader_workers_and_threads_work(ranks: Session) -> None:
 def test_a_rank_says_at_once_that_it_has_no_keyboard(ranks: Session, ask: str) -> None:
     with pytest.raises(RankFailed, match=r"NoKeyboardError: a rank has no keyboard.*name\?"):
         run(ranks, ask)
+
+
+def test_an_error_after_which_the_cell_goes_on_is_shown(ranks: Session, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("1 / 0\n")
+    done = run(ranks, f"%run {script}\nclass Shy:\n    def __repr__(self): raise ValueError('no')\nprint('on')\nShy()")
+    for rank in EVERY:
+        assert done.ranks[rank].output.count(": division by zero") == 1
+        assert ": no\n" in done.ranks[rank].output and "on\n" in done.ranks[rank].output
+
+
+def test_streams_that_a_cell_has_closed_are_there_in_the_next_one(ranks: Session) -> None:
+    run(ranks, "import sys\nsys.stdout.close()\nsys.stderr = None")
+    assert outputs(run(ranks, "print('here')\nprint('there', file=sys.stderr)"))[0] in (
+        "here\nthere\n",
+        "there\nhere\n",
+    )
 
 
 def test_a_function_that_calls_itself_without_end_is_told_in_few_lines(ranks: Session) -> None:
