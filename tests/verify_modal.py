@@ -116,16 +116,15 @@ def check_places(session: Session, checks: Checklist, gpu: str | None) -> None:
     checks.check(
         all(one[1] == one[2] != "" for one in found.values()), "the interface is found by its address", found[0][1]
     )
-    checks.check(
-        len({one[4] for one in found.values()}) >= 1,
-        "regions of the nodes",
-        sorted({str(one[4]) for one in found.values()}),
-    )
+    regions = sorted({str(one[4]) for one in found.values()})
+    checks.check(len(regions) == 1, "all nodes are in one region", regions)
     checks.check(len({one[6] for one in found.values()}) == len(found), "ranks draw random numbers of their own")
     sums = set(values(session, SUM).values())
     checks.check(sums == {session.world_size}, "nodes of separate calls reach each other: an all_reduce over all ranks")
     if gpu:
         checks.check(all(str(one[7]).startswith("cuda") for one in found.values()), "each rank has a GPU", found[0][8])
+        told = set(values(session, "import os\ndist.get_backend(), os.environ['NCCL_SOCKET_IFNAME']").values())
+        checks.check(all("nccl" in str(one) for one in told), "the process group is of NCCL, on this interface", told)
     else:
         checks.skip("ranks on GPUs, NCCL and its interface", "no --gpu was given")
 
