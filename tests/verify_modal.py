@@ -51,6 +51,14 @@ def count():
 """
 
 
+TOGETHER = """
+import time, torch, torch.distributed as dist
+while True:
+    dist.all_reduce(torch.ones(1, device=device))
+    time.sleep(0.1)
+"""
+
+
 class Checklist:
     """What was found so far."""
 
@@ -134,7 +142,7 @@ def check_preemption(session: Session, checks: Checklist) -> None:
     what = "a container that is told to go lets its ranks save"
     task = values(session, PLACE)[session.world_size - 1][5]  # type: ignore[index]
     session.run(SAVING).wait(60)
-    run = session.run("import time\ntime.sleep(600)", timeout=300.0)
+    run = session.run(TOGETHER, timeout=300.0)
     stop = [sys.executable, "-m", "modal", "container", "stop", "--yes", str(task)]
     told = subprocess.run(stop, capture_output=True, text=True, check=False)
     if told.returncode:
