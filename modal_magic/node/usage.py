@@ -6,14 +6,12 @@ import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+import psutil
 
 from modal_magic import protocol as p
 from modal_magic.node.gpu import Gpu, find_gpu
 from modal_magic.node.rank_process import RankProcess
-
-if TYPE_CHECKING:
-    import psutil
 
 __all__ = ["SAMPLE", "UsageWatch"]
 
@@ -77,8 +75,6 @@ class UsageWatch:
         return told
 
     def _measured(self, worker: RankProcess) -> p.Usage:
-        import psutil
-
         usage = p.Usage(worker.rank, worker.run, worker.where)
         with contextlib.suppress(psutil.Error):
             meter = self.meters.get(worker.rank)
