@@ -78,7 +78,7 @@ class Agent:
         """Say something to the gateway, after what happened before."""
         self.flush()
         if self.alive and self.wire is not None:
-            self.world.note(self.name, f"▲ {report}")
+            self.world.note(self.name, "▲", report)
             self.line.say(p.encode(report))
 
     def transmit(self, frames: list[bytes]) -> bool:

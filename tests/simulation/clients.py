@@ -39,7 +39,8 @@ class Client:
     def transmit(self, frames: list[bytes]) -> None:
         """Put a message on the wire."""
         if self.closed is None and self.wire is not None:
-            self.world.note(self.name, f"▶ {p.decode_request(frames[-1])}")
+            if self.world.trace is not None:
+                self.world.note(self.name, "▶", p.decode_request(frames[-1]))
             self.wire.up(frames)
 
     def send(self, request: p.Numbered) -> None:

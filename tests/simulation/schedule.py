@@ -127,7 +127,7 @@ kernel is full."""
 def draw(seed: int) -> Schedule:
     """The schedule of a seed."""
     random = Random(seed)
-    nodes, ranks_per_node = random.choice(LARGE if random.random() < 0.0008 else SHAPES)
+    nodes, ranks_per_node = random.choice(LARGE if random.random() < 0.0005 else SHAPES)
     size = nodes * ranks_per_node
     cells = tuple(_cell(random, f"{seed}-{number}", size) for number in range(random.choice((1, 1, 1, 2, 2, 3))))
     kinds = random.choices(list(FAULTS), list(FAULTS.values()), k=random.choice((0, 1, 1, 2, 2, 3)))

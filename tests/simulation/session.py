@@ -209,7 +209,7 @@ class Simulation:
 
     def record(self, event: p.Event, _: float, withheld: bool = False) -> bytes:
         """The gateway logs an event; here with the time of this world."""
-        self.world.note("gateway", f"≡ {event}")
+        self.world.note("gateway", "≡", event)
         self.logged.append((self.world.now, event))
         if isinstance(event, p.Submitted):
             self.submitted[event.run] = self.world.now

@@ -72,10 +72,10 @@ class World:
         """A duration, any as likely as any other of the same magnitude."""
         return float(least * (most / least) ** self.random.random())
 
-    def note(self, who: str, what: object) -> None:
-        """A line of the trace."""
+    def note(self, who: str, *what: object) -> None:
+        """A line of the trace; it is made only where there is one, for most of a schedule's time would go there."""
         if self.trace is not None:
-            self.trace.append(f"{self.now * 1000:10.3f} ms  {who:12} {what}")
+            self.trace.append(f"{self.now * 1000:10.3f} ms  {who:12} {' '.join(map(str, what))}")
 
 
 class Wire:
