@@ -63,6 +63,12 @@ export function size(bytes: number | null): string {
   return mega < 1000 ? `${count(Math.round(mega))} M` : `${(mega / 1024).toFixed(1)} G`;
 }
 
+/** `$0.37`; from $100 on no cents. */
+export function dollars(amount: number): string {
+  const digits = amount >= 99.995 ? 0 : 2;
+  return `$${amount.toLocaleString(undefined, { minimumFractionDigits: digits, maximumFractionDigits: digits })}`;
+}
+
 /** Four significant digits, and all digits of what is larger. */
 export function value(number: number | null): string {
   if (number === null || !Number.isFinite(number)) {

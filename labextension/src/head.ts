@@ -4,7 +4,7 @@ import { html, nothing, type TemplateResult } from 'lit-html';
 
 import * as format from './format';
 import { icon } from './icons';
-import type { Snapshot } from './protocol';
+import type { Cost, Snapshot } from './protocol';
 import { lookOfRun } from './states';
 import type { Say } from './translate';
 
@@ -21,6 +21,7 @@ export function head(shot: Snapshot, now: number, panel: boolean, buttons: Templ
       ${running ? going(shot, say) : nothing} ${running ? fact(say('elapsed'), format.age(now - shot.began, false)) : nothing}
       ${!running && shot.seconds !== null ? fact(say('ran'), format.duration(shot.seconds)) : nothing}
       ${running ? fact(say('left'), format.duration(shot.ranks.some(row => row.awaited) ? null : shot.left)) : nothing}
+      ${shot.cost ? cost(shot.cost, say) : nothing}
     </span>
     ${buttons}
   </header>`;
@@ -29,6 +30,14 @@ export function head(shot: Snapshot, now: number, panel: boolean, buttons: Templ
 function told(shot: Snapshot, say: Say): string {
   const look = lookOfRun(shot);
   return shot.failure && shot.failure.rank >= 0 ? say('%1 on rank %2', say(look.word), shot.failure.rank) : say(look.word);
+}
+
+/** What the session has cost, and costs an hour; the date of the prices is in its title. */
+function cost({ spent, hourly, date, at_most: most }: Cost, say: Say): TemplateResult {
+  const told = most ? say('at most %1', format.dollars(spent)) : format.dollars(spent);
+  return html`<span class="fact" title=${say('prices of %1', date)}
+    ><span class="dim">${say('cost')}</span> ${told} <span class="dim">${say('at %1/h', format.dollars(hourly))}</span></span
+  >`;
 }
 
 /** How many ranks run, and how many wait or are waited for. */

@@ -138,7 +138,7 @@ export class SessionsPanel extends Widget {
     >
       ${icon(look.icon, look.tone)}<span class="l1 el" role="gridcell"><b>${shot.session}</b><span class="el">${__(look.word)}</span></span>
       <span role="gridcell">${began ? format.age(now - began, !running) : ''}</span>
-      <span class="l2" role="gridcell">${shot.where}${shot.lease ? ` · ${lease}` : ''}</span>
+      <span class="l2" role="gridcell">${shot.where}${shot.cost ? ` · ${format.dollars(shot.cost.hourly)}/h · ${format.dollars(shot.cost.spent)}` : ''}${shot.lease ? ` · ${lease}` : ''}</span>
       ${alone
         ? html`<span class="l3" role="gridcell"
             ><button class="btn" @click=${() => this._insert(`%modal_attach ${shot.session}`)}>

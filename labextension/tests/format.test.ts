@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
-import { age, count, duration, rate, value } from '../src/format';
+import { age, count, dollars, duration, rate, value } from '../src/format';
 
 describe('numbers read as they do in Python', () => {
   it.each([
@@ -32,6 +32,7 @@ describe('numbers read as they do in Python', () => {
     [Infinity, '–']
   ])('value %s', (number, told) => expect(value(number)).toBe(told));
 
+  it('dollars have cents below a hundred', () => expect([dollars(0.374), dollars(4045.2)]).toEqual(['$0.37', '$4,045']));
   it('counts group their digits', () => expect([count(4000), count(0.5)]).toEqual(['4,000', '0.5']));
   it('ages of what rests are minutes', () => expect([age(245, true), age(245, false), age(4, true)]).toEqual(['4 min', '4:05', '4 s']));
 });

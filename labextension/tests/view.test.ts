@@ -69,6 +69,12 @@ describe('a view', () => {
     expect(host.querySelectorAll('.row')[1]?.querySelector('.g-gpu')?.textContent?.trim()).toBe('–');
   });
 
+  it('says what a session costs, where that is known', () => {
+    expect(drawn().textContent).not.toContain('cost');
+    const host = drawn({ shot: { cost: { hourly: 9.92, spent: 0.374, date: '2026-11-01', at_most: false } } });
+    expect(host.querySelector('.facts')?.textContent?.replace(/\s+/g, ' ')).toContain('cost $0.37 at $9.92/h');
+  });
+
   it('draws a thousand ranks with a few elements', () => {
     const host = drawn({ shot: { ranks: Array.from({ length: 1024 }, (_, rank) => row(rank)) } });
     expect(host.querySelector('canvas')?.getAttribute('aria-label')).toBe('1024 ranks: 1024 Running');
