@@ -56,6 +56,11 @@ class Delivery:
         """Whether enough is on its way."""
         return self.size > WINDOW_BYTES
 
+    @property
+    def behind(self) -> bool:
+        """Whether something could not be sent."""
+        return self.sent < self.received + len(self.kept)
+
     def say(self, message: bytes) -> None:
         """Have a message delivered, after those before it."""
         self.kept.append(message)
@@ -64,7 +69,7 @@ class Delivery:
 
     def push(self) -> None:
         """Send what could not be sent before."""
-        while self.sent < self.received + len(self.kept):
+        while self.behind:
             if not self._transmit(self.sent + 1, self.kept[self.sent - self.received]):
                 return
             self.sent += 1

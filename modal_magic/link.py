@@ -12,7 +12,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from modal_magic import protocol as p
 
-__all__ = ["Keys", "allow_only", "connect", "endpoint", "make_keys", "poll", "readiness", "serve"]
+__all__ = ["Keys", "allow_only", "connect", "endpoint", "make_keys", "poll", "serve"]
 
 BACKLOG = 1000
 """How many frames a socket queues before it pushes back."""
@@ -95,11 +95,6 @@ def poll(poller: zmq.Poller, seconds: float) -> dict[Any, int]:
     ZeroMQ waits whole milliseconds: a part of one counts as one, for rounded down it would be a busy loop.
     """
     return dict(poller.poll(max(0, math.ceil(seconds * 1000))))
-
-
-def readiness(socket: zmq.Socket[bytes]) -> int:
-    """What can be done with a socket at once: `zmq.POLLIN`, `zmq.POLLOUT` or both, as bits."""
-    return int(socket.get(zmq.EVENTS))
 
 
 class _AllowList:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 import zmq
 
 from modal_magic import protocol as p
-from modal_magic.link import Keys, connect, poll, readiness
+from modal_magic.link import Keys, connect, poll
+from modal_magic.waiting import readiness
 
 __all__ = ["Link", "LinkThread"]
 

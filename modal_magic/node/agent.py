@@ -20,7 +20,7 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic.framing import frame
-from modal_magic.link import Keys, connect, poll
+from modal_magic.link import Keys, connect
 from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
@@ -38,6 +38,7 @@ from modal_magic.specs import (
     WorkerSpec,
     decode_zygote_to_agent,
 )
+from modal_magic.waiting import READ, WRITE, Waiter
 
 __all__ = ["run_agent"]
 
@@ -64,8 +65,6 @@ class Agent:
     network: dict[str, str]
     workers: dict[int, RankProcess] = field(default_factory=dict)
     readers: dict[int, Callable[[], None]] = field(default_factory=dict)
-    poller: zmq.Poller = field(default_factory=zmq.Poller)
-    watched: dict[object, int] = field(default_factory=dict)
     port_holder: socket.socket | None = None
     memory: MemoryWatch = field(default_factory=MemoryWatch)
     usage: UsageWatch = field(default_factory=UsageWatch)
@@ -73,73 +72,75 @@ class Agent:
     leaving: str | None = None
     leave_by: float = 0.0
     gone: bool = False
+    waiter: Waiter = field(init=False)
 
     # -- the loop
+
+    def __post_init__(self) -> None:
+        self.waiter = Waiter(self.gateway.socket)
 
     def serve(self) -> None:
         """Serve until the session ends, the gateway is gone, or nothing has been heard of it for too long."""
         assert self.zygote is not None
         self.readers[self.zygote.socket.fileno()] = self.from_zygote
         self.gateway.tell(self.joined())
-        next_beat = 0.0
+        due = next_beat = 0.0
         while not self.gone:
             now = time.monotonic()
-            if now >= next_beat:
-                next_beat = now + p.BEAT_SECONDS
-                self.gateway.beat()
-                self.memory.look()
-            self.look_at_the_clock(now)
-            self.gateway.flush()
-            self.turn(max(0.0, min([next_beat, *self.deadlines()]) - time.monotonic()))
+            if now >= due:
+                if now >= next_beat:
+                    next_beat = now + p.BEAT_SECONDS
+                    self.gateway.beat()
+                    self.memory.look()
+                self.look_at_the_clock(now)
+                self.gateway.flush()
+            due = self.due(next_beat)
+            self.turn(due - now)
             self.gateway.flush()
             self.leave_when_empty()
+        self.waiter.close()
         self.gateway.socket.close(linger=500)
 
     def turn(self, patience: float) -> None:
         """Wait for something to read and read it. While the gateway is behind, what ranks say is left where it is."""
         writable = self.gateway.takes_more()
-        own = {worker.channel.socket.fileno() for worker in self.workers.values()} if not writable else set()
-        readers = [descriptor for descriptor in self.readers if descriptor not in own]
-        wanted: dict[object, int] = dict.fromkeys(readers, zmq.POLLIN)
-        wanted[self.gateway.socket] = self.gateway.awaits
-        behind = {worker.channel.socket.fileno(): worker for worker in self.workers.values() if worker.outgoing}
-        wanted.update({descriptor: wanted.get(descriptor, 0) | zmq.POLLOUT for descriptor in behind})
-        if writable:
+        wanted: dict[int, int] = {}
+        if self.zygote is not None:
+            wanted[self.zygote.socket.fileno()] = READ
+        for worker in self.workers.values():
+            descriptor = worker.channel.socket.fileno()
+            events = (READ if writable and descriptor in self.readers else 0) | (WRITE if worker.outgoing else 0)
+            if events:
+                wanted[descriptor] = events
             # A pipe whose text waits for company is read when that is over: one that is flooded would wake us per line.
-            pipes = [pipe for worker in self.workers.values() for pipe in worker.pipes]
-            wanted.update({pipe.descriptor: zmq.POLLIN for pipe in pipes if not pipe.ended and pipe.flush_at is None})
-        self.watch(wanted)
-        ready = poll(self.poller, patience)
-        if self.gateway.socket in ready:
-            for order in self.gateway.orders():
-                self.obey(order)
-        for descriptor, worker in behind.items():
-            if ready.get(descriptor, 0) & zmq.POLLOUT:
+            for pipe in worker.pipes:
+                if writable and not pipe.ended and pipe.flush_at is None:
+                    wanted[pipe.descriptor] = READ
+        self.waiter.watch(wanted)
+        ready = self.waiter.wait(patience, self.gateway.awaits)
+        for order in self.gateway.orders():
+            self.obey(order)
+        if not ready:
+            return
+        for worker in list(self.workers.values()):
+            events = ready.get(worker.channel.socket.fileno(), 0)
+            if events & WRITE:
                 worker.push()
-        for descriptor in [descriptor for descriptor in readers if ready.get(descriptor, 0) & ~zmq.POLLOUT]:
-            if descriptor in self.readers:
+        for descriptor, events in ready.items():
+            if events & READ and descriptor in self.readers:
                 self.readers[descriptor]()
         if writable:
             for worker in list(self.workers.values()):
                 self.read_output(worker, ready)
 
-    def watch(self, wanted: dict[object, int]) -> None:
-        """Have the poller wait for these, touching only what has changed since the last turn."""
-        for gone in self.watched.keys() - wanted.keys():
-            self.poller.unregister(gone)
-        for new, events in wanted.items() - self.watched.items():
-            self.poller.register(new, events)
-        self.watched = wanted
-
-    def deadlines(self) -> list[float]:
+    def due(self, next_beat: float) -> float:
         """When something is due that no message will announce."""
-        due = [
-            when for worker in self.workers.values() for when in (worker.kill_at, worker.doubt_at) if when is not None
-        ]
-        due += [when for worker in self.workers.values() for when in worker.asked.values()]
-        due += [pipe.flush_at for worker in self.workers.values() for pipe in worker.pipes if pipe.flush_at is not None]
-        due.append(self.usage.due())
-        return [*due, self.leave_by] if self.leaving is not None else due
+        due = min(next_beat, self.usage.due())
+        if self.leaving is not None:
+            due = min(due, self.leave_by)
+        for worker in self.workers.values():
+            due = min(due, worker.due())
+        return due
 
     def look_at_the_clock(self, now: float) -> None:
         """Kill those that did not leave in time; end a node that nobody speaks to; end workers that are late to end."""
@@ -322,7 +323,7 @@ class Agent:
             if isinstance(event, p.Display):
                 worker.give(p.Taken())
 
-    def read_output(self, worker: RankProcess, ready: dict[object, int]) -> None:
+    def read_output(self, worker: RankProcess, ready: dict[int, int]) -> None:
         """Read the pipes that have something."""
         now = time.monotonic()
         for pipe in worker.pipes:

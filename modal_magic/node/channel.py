@@ -24,14 +24,17 @@ class Channel:
         self._posted = b""
         self.disowned = False
 
-    def send(self, message: Message) -> None:
-        """Send a message, waiting while the other end is behind. Raises OSError when it is gone."""
+    def send(self, message: Message, instead: bool = False) -> None:
+        """Send a message, waiting while the other end is behind; `instead` of what was posted and has not gone out.
+
+        Raises OSError when the other end is gone.
+        """
         if self.disowned:
             return
         data = frame(message)
         with self._lock:
             posted, self._posted = self._posted, b""
-            self.socket.sendall(posted + data if posted else data)
+            self.socket.sendall(posted + data if posted and not instead else data)
 
     def post(self, message: Message) -> None:
         """Leave a message to go out with the next one that is sent, or with `flush`."""

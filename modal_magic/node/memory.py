@@ -13,10 +13,10 @@ _COUNTERS = Path("/proc/vmstat")
 def killed_for_memory() -> int:
     """How many processes this system has killed for want of memory so far, in any control group; 0 where unknown."""
     try:
-        lines = _COUNTERS.read_text().splitlines()
+        text = _COUNTERS.read_text()
     except OSError:
         return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    return int(text.partition("\noom_kill ")[2].partition("\n")[0] or 0)
 
 
 @dataclass(slots=True)

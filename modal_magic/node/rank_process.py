@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import select
 import signal
 import socket
 from dataclasses import dataclass, field
@@ -44,6 +46,11 @@ class RankProcess:
     unanswered: int = 0
     where: p.Whereabouts | None = None
     sampled: bool = True
+    peek: select.poll = field(default_factory=select.poll)
+
+    def __post_init__(self) -> None:
+        for pipe in self.pipes:
+            self.peek.register(pipe.descriptor, select.POLLIN)
 
     def give(self, task: p.Task) -> None:
         """Have a task sent, after those that are not yet read."""
@@ -78,14 +85,22 @@ class RankProcess:
             self.unanswered += 1
             self.give(p.TakeStack("", 0))
 
+    def due(self) -> float:
+        """When something is due of this rank that no message will announce (monotonic seconds)."""
+        moments = [*self.asked.values(), *(pipe.flush_at for pipe in self.pipes), self.kill_at, self.doubt_at]
+        return min((moment for moment in moments if moment is not None), default=math.inf)
+
     def alive(self) -> p.Alive:
         """What a gateway must know that has lost sight of this rank."""
         return p.Alive(self.rank, self.pid, self.launched, self.run if self.owes else "")
 
     def output(self, now: float) -> list[p.Output]:
         """All that is in the pipes now."""
+        # One question for both: most cells write nothing, and a read that finds nothing costs an exception.
+        filled = {descriptor for descriptor, _ in self.peek.poll(0)}
         for pipe in self.pipes:
-            pipe.read_all()
+            if pipe.descriptor in filled:
+                pipe.read_all()
         return [taken for pipe in self.pipes if (taken := self.take(pipe, now)) is not None]
 
     def take(self, pipe: OutputPipe, now: float) -> p.Output | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import atexit
 import base64
 import contextlib
+import inspect
 import linecache
 import os
 import sys
@@ -16,6 +18,7 @@ from typing import Any
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
+from IPython.core.history import HistoryManager
 from IPython.core.inputtransformer2 import leading_empty_lines
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets import Type
@@ -57,6 +60,7 @@ class RankDisplayHook(DisplayHook):
     """Sends the value of a cell's last expression to the agent."""
 
     shell: RankShell
+    exec_result: ExecutionResult | None = None  # no trait: see RankShell
 
     def write_output_prompt(self) -> None:
         """The notebook labels the value with its rank instead."""
@@ -81,9 +85,25 @@ class CellCompiler(CachingCompiler):
         return name
 
 
+class RankHistory(HistoryManager):
+    """In, _i and _i7 of the cells of this process, and no database."""
+
+    def store_inputs(self, line_num: int, source: str, source_raw: str | None = None) -> None:
+        """Note a cell, as it is run and as it was typed."""
+        raw = self.input_hist_raw
+        names = dict(zip(("_i", "_ii", "_iii"), (*reversed(raw[-3:]), "", ""), strict=False))
+        self.input_hist_parsed.append(source.rstrip("\n"))
+        raw.append((source if source_raw is None else source_raw).rstrip("\n"))
+        self.shell.user_ns.update(names, **{f"_i{line_num}": raw[-1]})
+
+
 class RankShell(InteractiveShell):
     """InteractiveShell, with nothing that a terminal or a history needs."""
 
+    # No traits, which take long to set: nobody watches these here, and each cell sets them.
+    execution_count = 0
+    last_execution_succeeded = True
+    last_execution_result: ExecutionResult | None = None
     compiler_class = Type(CellCompiler)
     display_pub_class = Type(RankDisplayPublisher)
     displayhook_class = Type(RankDisplayHook)
@@ -103,6 +123,45 @@ class RankShell(InteractiveShell):
         # Blank lines at the top of a cell count in the notebook's gutter, so they stay.
         cleanup = self.input_transformer_manager.cleanup_transforms
         cleanup[:] = [transform for transform in cleanup if transform is not leading_empty_lines]
+        self._own_transforms = [list(transforms) for transforms in self._transforms()]
+        self._python: tuple[str, bool] = ("", False)
+
+    def init_history(self) -> None:
+        """See InteractiveShell."""
+        self.history_manager = RankHistory(shell=self, parent=self)
+        self.configurables.append(self.history_manager)  # type: ignore[arg-type]
+
+    def _transforms(self) -> list[list[Any]]:
+        """All that is done to the text of a cell; code of a cell may add to these lists."""
+        manager = self.input_transformer_manager
+        lists = manager.cleanup_transforms, manager.line_transforms, manager.token_transformers
+        return [*lists, self.input_transformers_post]
+
+    def transform_cell(self, raw_cell: str) -> str:
+        """See InteractiveShell. What is Python as it stands is left so, unless a cell has added transformations.
+
+        To find that out token by token, as IPython does, takes longer than all else that an empty cell costs. A single
+        line is left to IPython, for it may mean a magic without %.
+        """
+        if "\n" in raw_cell.rstrip("\n") and self._transforms() == self._own_transforms:
+            with contextlib.suppress(SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
+                code = compile(raw_cell, "<>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+                self._python = f"{raw_cell}\n", bool(code.co_flags & inspect.CO_COROUTINE)
+                return self._python[0]
+        cell: str = super().transform_cell(raw_cell)  # type: ignore[no-untyped-call]
+        return cell
+
+    def should_run_async(self, raw_cell: str, *, transformed_cell: str | None = None, **options: Any) -> bool:
+        """See InteractiveShell: whether a cell has a top-level await."""
+        cell, awaits = self._python
+        if transformed_cell is cell:
+            return awaits and self.autoawait
+        asynchronous: bool = super().should_run_async(raw_cell, transformed_cell=transformed_cell, **options)
+        return asynchronous
+
+    def _tee(self, channel: str) -> contextlib.AbstractContextManager[None]:  # type: ignore[override]
+        """Keep nothing of what is printed: IPython 9 has it all in memory, for a history that a rank has not."""
+        return contextlib.nullcontext()
 
     def system(self, cmd: str) -> None:
         """Run a `!` command. Its output needs no detour: a child that writes to our descriptors is heard as it writes.

@@ -10,7 +10,7 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic.delivery import Delivery
-from modal_magic.link import readiness
+from modal_magic.waiting import readiness
 
 __all__ = ["Uplink"]
 
@@ -62,7 +62,7 @@ class Uplink:
 
     def orders(self) -> Iterator[p.Order]:
         """The orders that have come."""
-        while True:
+        while readiness(self.socket) & zmq.POLLIN:
             try:
                 frames = self.socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
@@ -74,12 +74,12 @@ class Uplink:
 
     def takes_more(self) -> bool:
         """Whether the gateway keeps up with what it is sent."""
-        return not self.line.full and not self.awaits & zmq.POLLOUT
+        return not self.line.full and not self.line.behind
 
     @property
     def awaits(self) -> int:
-        """What to poll the socket for."""
-        return zmq.POLLIN if readiness(self.socket) & zmq.POLLOUT else zmq.POLLIN | zmq.POLLOUT
+        """What the socket is to be waited for."""
+        return zmq.POLLIN | zmq.POLLOUT if self.line.behind else zmq.POLLIN
 
     def is_dead(self, now: float) -> bool:
         """Whether the gateway has been silent for too long.

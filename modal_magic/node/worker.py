@@ -94,7 +94,7 @@ class Worker:
         began = time.monotonic()
         end: tuple[Any, ...] = ("interrupted", "before it began")
         if task.run not in self.unwanted:
-            # Most cells of a notebook end at once: then their beginning and their end are one message.
+            # Most cells of a notebook end at once: then nobody needs to hear that they have begun.
             self.channel.post(p.Started(self.rank, task.run))
             os.environ["TORCHELASTIC_RESTART_COUNT"] = str(task.attempt - 1)  # where scripts for torchrun look
             self.framework.begin(task.run)
@@ -117,11 +117,11 @@ class Worker:
         seconds, health = time.monotonic() - began, self.framework.health()
         match end:
             case ("finished", code):
-                self.channel.send(p.Finished(self.rank, task.run, seconds, health, code))
+                self.channel.send(p.Finished(self.rank, task.run, seconds, health, code), instead=True)
             case ("interrupted", where):
-                self.channel.send(p.Interrupted(self.rank, task.run, seconds, health, where))
+                self.channel.send(p.Interrupted(self.rank, task.run, seconds, health, where), instead=True)
             case ("failed", error, code):
-                self.channel.send(p.Failed(self.rank, task.run, seconds, health, error, code))
+                self.channel.send(p.Failed(self.rank, task.run, seconds, health, error, code), instead=True)
 
     def save(self) -> None:
         """Call what cells have registered for the end of this node; one that fails does not keep the others from it."""

@@ -34,7 +34,7 @@ class GroupFailed(Message):
 
 
 class Started(Message):
-    """A rank began the cell."""
+    """A rank began the cell. One whose cell ends at once says only that."""
 
     rank: int
     run: str

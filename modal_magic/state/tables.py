@@ -53,10 +53,9 @@ RANK_TABLE: Mapping[tuple[RankState, type[p.Message]], RankState] = MappingProxy
         **{(state, p.Regroup): R.RENDEZVOUS for state in (*FREE, R.RENDEZVOUS)},
         **{(state, p.Submitted): R.QUEUED for state in FREE},
         (R.QUEUED, p.Started): R.RUNNING,
-        (R.QUEUED, p.Interrupted): R.INTERRUPTED,
-        (R.RUNNING, p.Finished): R.DONE,
-        (R.RUNNING, p.Failed): R.FAILED,
-        (R.RUNNING, p.Interrupted): R.INTERRUPTED,
+        **{(state, p.Finished): R.DONE for state in (R.QUEUED, R.RUNNING)},  # a short cell does not say that it begins
+        **{(state, p.Failed): R.FAILED for state in (R.QUEUED, R.RUNNING)},
+        **{(state, p.Interrupted): R.INTERRUPTED for state in (R.QUEUED, R.RUNNING)},
         **{(state, p.Lost): R.LOST for state in RankState if state is not R.LOST},
         (R.LOST, p.Launch): R.LAUNCHING,
         (R.LOST, p.Returned): R.RENDEZVOUS,
