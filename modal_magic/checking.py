@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ __all__ = ["check_cell", "check_limits", "check_ranks", "check_source", "chosen_
 
 CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
+USUAL, USUAL_RETRIES = Options(), Retries(0)
 
 
 def check_cell(shell: InteractiveShell, cell: str) -> None:
@@ -30,12 +32,19 @@ def check_cell(shell: InteractiveShell, cell: str) -> None:
     if not cell.strip():
         raise UsageError("the cell is empty: write the code for the ranks below the magic line")
     _check_size(cell)
-    source = shell.transform_cell(cell)
     name = f"Cell In[{shell.execution_count}]"
+    with contextlib.suppress(SyntaxError):  # most cells are Python as they stand
+        _parse(cell, name)
+        return
+    source = shell.transform_cell(cell)
     try:
-        compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        _parse(source, name)
     except SyntaxError as error:
         raise CellSyntaxError("".join(traceback.format_exception_only(error)).rstrip()) from None
+
+
+def _parse(source: str, name: str) -> None:
+    compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
 def check_source(source: str) -> None:
@@ -75,6 +84,8 @@ def chosen_ranks(ranks: object, world_size: int) -> list[int] | None:
 
 def check_limits(timeout: float | None, output_limit: int | None, retries: Retries) -> Options:
     """The limits of a run as its options. Raises UsageError for one out of its bounds."""
+    if (timeout, output_limit, retries) == (USUAL.timeout, USUAL.output_limit, USUAL_RETRIES):
+        return USUAL
     checked = parse_values(
         {
             "timeout": timeout,

@@ -25,8 +25,9 @@ class Client:
     """Attached to a gateway until one of the two lets go. All `on_…` are called in the thread of the links.
 
     `on_end` is told once why nothing comes any more. `on_silence` is told when a gateway that is not known to be gone
-    has fallen silent, and when it speaks again: of one on another machine, silence may be the network's. One that only
-    `watches` does not keep the session: its lease runs on.
+    has fallen silent, and when it speaks again: of one on another machine, silence may be the network's. `on_message`
+    is called when all that a message held has been told: one message may have many records. One that only `watches`
+    does not keep the session: its lease runs on.
     """
 
     def __init__(
@@ -38,11 +39,12 @@ class Client:
         on_silence: Callable[[bool], None],
         on_end: Callable[[SessionError], None],
         watches: bool = False,
+        on_message: Callable[[], None] = lambda: None,
     ) -> None:
         self.session = connection.session
         self.silent = False
         self._links, self._connection = links, connection
-        self._on_reply, self._on_silence, self._on_end = on_reply, on_silence, on_end
+        self._on_reply, self._on_silence, self._on_end, self._on_message = on_reply, on_silence, on_end, on_message
         self._welcome = threading.Event()
         self._refusal = ""
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -55,7 +57,7 @@ class Client:
             connection.gateway_key,
             Keys(connection.public_key, connection.secret_key),
             name.encode(),
-            lambda frames: self._conversation.take(frames, time.monotonic()),
+            self._take,
             self._heard_nothing,
             self._failed,
         )
@@ -95,8 +97,8 @@ class Client:
         self._links.call(self._link, job)
 
     def mention(self, message: p.Shown) -> None:
-        """Say what need not arrive."""
-        self._links.call(self._link, lambda: self._links.transmit(self._link, [p.encode(message)]))
+        """Say what need not arrive, and not at once: it goes out with the next word, or the next beat."""
+        self._links.call(self._link, lambda: self._links.transmit(self._link, [p.encode(message)]), soon=False)
 
     def close(self, last: p.Message | None = None) -> None:
         """Close the link, after a last word."""
@@ -110,6 +112,10 @@ class Client:
         return f"the gateway of session {name!r} does not answer, though its process {pid} is there"
 
     # -- called in the thread of the links
+
+    def _take(self, frames: list[bytes]) -> None:
+        self._conversation.take(frames, time.monotonic())
+        self._on_message()
 
     def _replied(self, reply: p.Reply) -> None:
         if isinstance(reply, p.Attached):

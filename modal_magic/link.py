@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
 
 from modal_magic import protocol as p
 
-__all__ = ["Keys", "allow_only", "connect", "endpoint", "make_keys", "poll", "serve"]
+__all__ = ["Keys", "allow_only", "connect", "endpoint", "make_keys", "serve"]
 
 BACKLOG = 1000
 """How many frames a socket queues before it pushes back."""
@@ -87,14 +85,6 @@ def connect(
     socket.curve_secretkey = keys.secret.encode()
     socket.connect(endpoint(host, port))
     return socket
-
-
-def poll(poller: zmq.Poller, seconds: float) -> dict[Any, int]:
-    """What of the poller is ready within so many seconds, by socket or descriptor.
-
-    ZeroMQ waits whole milliseconds: a part of one counts as one, for rounded down it would be a busy loop.
-    """
-    return dict(poller.poll(max(0, math.ceil(seconds * 1000))))
 
 
 class _AllowList:

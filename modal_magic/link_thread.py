@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import zmq
 
 from modal_magic import protocol as p
-from modal_magic.link import Keys, connect, poll
-from modal_magic.waiting import readiness
+from modal_magic.link import Keys, connect
+from modal_magic.waiting import Waiter, readiness
 
 __all__ = ["Link", "LinkThread"]
 
@@ -48,7 +48,7 @@ class LinkThread:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._jobs: deque[Callable[[], None]] = deque()
         self._links: set[Link] = set()
-        self._poller = zmq.Poller()
+        self._waiter = Waiter()
         self._lock = threading.RLock()  # a signal handler may send while its own thread does
         self._thread: threading.Thread | None = None
         self._waker: zmq.Socket[bytes] | None = None
@@ -74,14 +74,14 @@ class LinkThread:
 
         def job() -> None:
             self._links.add(link)
-            self._poller.register(link.socket, zmq.POLLIN)
+            self._waiter.add(link.socket)
 
         self._submit(job)
         return link
 
-    def call(self, link: Link, job: Callable[[], None]) -> None:
-        """Have something done in this thread, if the link is open then."""
-        self._submit(lambda: self._guarded(link, job))
+    def call(self, link: Link, job: Callable[[], None], soon: bool = True) -> None:
+        """Have something done in this thread, if the link is open then; else than `soon`, within a beat."""
+        self._submit(lambda: self._guarded(link, job), soon)
 
     def transmit(self, link: Link, frames: list[bytes]) -> None:
         """Send a message, in this thread. It waits in the socket's queue while the other end is away."""
@@ -110,13 +110,13 @@ class LinkThread:
             self._thread = self._waker = self._context = None
             self._jobs.clear()
 
-    def _submit(self, job: Callable[[], None]) -> None:
+    def _submit(self, job: Callable[[], None], soon: bool = True) -> None:
         with self._lock:
             if self._waker is not None:
                 self._jobs.append(job)
                 # Not told by the number of jobs: a signal handler that submits between these two lines would see the
                 # second job and this thread no longer the first, and neither would ring.
-                if not self._rung:
+                if soon and not self._rung:
                     self._rung = True
                     with contextlib.suppress(zmq.Again):  # so many bells are on their way that one more is not missed
                         self._waker.send(b"", zmq.DONTWAIT)
@@ -133,24 +133,25 @@ class LinkThread:
         return context
 
     def _serve(self, bell: zmq.Socket[bytes]) -> None:
-        self._poller.register(bell, zmq.POLLIN)
+        self._waiter = Waiter(bell)
         next_beat = time.monotonic()
         while not self._ending:
             now = time.monotonic()
             if now >= next_beat:
                 late, next_beat = now - next_beat, now + p.BEAT_SECONDS
                 self._beat(now, late if late > p.BEAT_SECONDS else 0.0)
-            ready = poll(self._poller, next_beat - time.monotonic())
-            if ready.pop(bell, None):
+            self._waiter.wait(next_beat - time.monotonic())
+            if readiness(bell) & zmq.POLLIN:
                 bell.recv()
                 self._rung = False  # before the jobs are taken: what comes from now on rings again
-                while self._jobs:
-                    self._jobs.popleft()()
-            for link in [link for link in self._links if link.socket in ready]:
-                self._guarded(link, lambda: self._receive(link))  # noqa: B023 - called at once
+            while self._jobs:
+                self._jobs.popleft()()
+            for link in list(self._links):
+                if readiness(link.socket) & zmq.POLLIN:
+                    self._guarded(link, functools.partial(self._receive, link))
         for link in list(self._links):
             self._drop(link)
-        self._poller.unregister(bell)
+        self._waiter.close()
         bell.close()
 
     def _guarded(self, link: Link, job: Callable[[], None]) -> None:
@@ -166,7 +167,7 @@ class LinkThread:
     def _drop(self, link: Link, last: bytes | None = None) -> None:
         if link in self._links:
             self._links.discard(link)
-            self._poller.unregister(link.socket)
+            self._waiter.remove(link.socket)
             if last is not None:
                 link.socket.send(last, zmq.DONTWAIT)
             link.socket.close(linger=200 if last is not None else 0)
@@ -177,12 +178,8 @@ class LinkThread:
             link.silent = False
             link.on_silence(0.0)
         for _ in range(100):
-            try:
-                frames = link.socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
-            link.on_frames(frames)
-            if link not in self._links:
+            link.on_frames(link.socket.recv_multipart(zmq.DONTWAIT))
+            if link not in self._links or not readiness(link.socket) & zmq.POLLIN:
                 return
 
     def _beat(self, now: float, late: float) -> None:

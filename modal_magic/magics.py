@@ -85,6 +85,9 @@ class ModalMagics(Magics):
         ranks = chosen_ranks(options.ranks, session.world_size)
         show = None if options.show in (None, "all") else chosen_ranks(options.show, session.world_size)
         number = len(self.host.user_ns["In"]) - 1  # execution_count is this cell or the next, by version of IPython
+        # All that can be made before the run is: this thread would keep the interpreter from the one that sends it.
+        view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
+        limited = options.output_limit is not None
         run = session.run(
             cell,
             ranks=ranks,
@@ -94,8 +97,6 @@ class ModalMagics(Magics):
             cell=number,
             first_line=2,
         )
-        view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
-        limited = options.output_limit is not None
         if options.handle is not None:
             self.host.push({options.handle: run})
         if options.background:

@@ -28,7 +28,7 @@ Scope = Literal["shape", "session", "run"]
 """What an option describes: the ranks a session is made of, the session as a whole, or one run of a cell."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Option:
     """One option, wherever it may be given.
 
@@ -122,6 +122,12 @@ def parse_line(line: str, options: Sequence[Option], positional: str | None = No
     `positional` names the option that a bare word stands for. Raises UsageError with one line when the line cannot be
     read, names an unknown option or gives a value that makes no sense.
     """
+    return dict(_parse_line(line, tuple(options), positional))
+
+
+@functools.lru_cache(maxsize=16)
+def _parse_line(line: str, options: tuple[Option, ...], positional: str | None) -> dict[str, object]:
+    # Kept, for a notebook says the same line again and again, and reading it takes longer than an empty cell on a rank.
     try:
         words = shlex.split(line)
     except ValueError:
@@ -129,7 +135,7 @@ def parse_line(line: str, options: Sequence[Option], positional: str | None = No
         raise UsageError("a quote on the line is opened and not closed; close it, or put \\ before it") from None
     by_name = {option.name: option for option in options}
     try:
-        namespace, strays = _parser(tuple(options)).parse_known_args(words)
+        namespace, strays = _parser(options).parse_known_args(words)
     except argparse.ArgumentError as error:
         option = next(option for option in options if "/".join(option.flags) == error.argument_name)
         wants = "takes no value" if option.switch else "needs a value"

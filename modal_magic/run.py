@@ -39,7 +39,8 @@ class Run:
         self.session = session
         self.view = RunView(name)
         self._lock = threading.RLock()  # an interrupt may let go of the run while its own thread reads it
-        self._events: queue.SimpleQueue[tuple[int, p.Event | p.LiveEvent] | None] = queue.SimpleQueue()
+        self._fresh: list[tuple[int, p.Event | p.LiveEvent]] = []
+        self._events: queue.SimpleQueue[list[tuple[int, p.Event | p.LiveEvent]]] = queue.SimpleQueue()
         self._over = threading.Event()
         self._lost: SessionError | None = None
         self._newest = self._told = self._shown = 0
@@ -126,12 +127,12 @@ class Run:
         """The events since the last call: waits up to `patience` seconds for the first. For views."""
         found: list[p.Event | p.LiveEvent] = []
         with contextlib.suppress(queue.Empty):
-            event = self._events.get(timeout=patience)
-            while True:
-                if event is not None:
-                    self._told = max(self._told, event[0])
-                    found.append(event[1])
-                event = self._events.get_nowait()
+            told = self._events.get(timeout=patience)
+            while not self._events.empty():
+                told += self._events.get_nowait()
+            for number, event in told:
+                self._told = max(self._told, number)
+                found.append(event)
         return found
 
     def shown(self, rest: list[tuple[int, p.Stream, str]]) -> None:
@@ -197,12 +198,23 @@ class Run:
 
     # -- called by the session, in the thread of the links
 
-    def take(self, event: p.Event | p.LiveEvent, at: float, sequence: int = 0) -> None:
-        """An event of the run, or the loss of a rank; when, by the session's clock; its record's number (0: none)."""
+    def take(self, event: p.Event | p.LiveEvent, at: float, sequence: int = 0, more: bool = False) -> None:
+        """An event of the run, or the loss of a rank; when, by the session's clock; its record's number (0: none).
+
+        Where there is `more`, `tell` follows: whoever waits for events is woken once for many.
+        """
         with self.still() as view:
             view.apply(event, at)
-        self._newest = max(self._newest, sequence)
-        self._events.put((sequence, event))
+            self._newest = max(self._newest, sequence)
+            self._fresh.append((sequence, event))
+        if not more:
+            self.tell()
+
+    def tell(self) -> None:
+        """Hand what was taken to whoever follows the run."""
+        with self._lock:
+            fresh, self._fresh = self._fresh, []
+        self._events.put(fresh)
         if self.view.ended:
             self._over.set()
 
@@ -211,11 +223,9 @@ class Run:
         if not self._over.is_set():
             self._lost = error
             self.view.status, self.view.refusal = "failed", str(error)
-            self._over.set()
-            self._events.put(None)
+            self.tell()
 
     def refuse(self, reason: str) -> None:
         """The gateway would not have the run."""
         self.view.refusal, self.view.status = reason, "failed"
-        self._over.set()
-        self._events.put(None)
+        self.tell()

@@ -295,7 +295,14 @@ class Session:
         except UsageError as error:  # prices are no reason to be without the session
             self._notify(str(error))
         self._client = Client(
-            self._resources.links, connection, self._on_record, self._on_reply, self._on_silence, self._shut, watches
+            self._resources.links,
+            connection,
+            self._on_record,
+            self._on_reply,
+            self._on_silence,
+            self._shut,
+            watches,
+            self._runs.taken,
         )
         try:
             self._client.attach()

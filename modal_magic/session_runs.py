@@ -31,6 +31,7 @@ class SessionRuns:
     def __init__(self) -> None:
         self.found: list[Run] = []
         self._going: dict[str, Run] = {}
+        self._told: dict[str, Run] = {}
         self._ended: deque[str] = deque(maxlen=ENDED_RUNS)
         self._late: deque[p.Output] = deque()
         self._late_bytes = self._left_out = 0
@@ -68,20 +69,20 @@ class SessionRuns:
         self._clock_ahead = min(self._clock_ahead, time.time() - record.time)
         if isinstance(event, p.Lost):
             for run in self:
-                run.take(event, record.time, record.sequence)
+                self._pass_on(run, record)
             return
         name = getattr(event, "run", None)
         if name in self._going:
             run = self._going[name]
-            run.take(event, record.time, record.sequence)
-            if run.done:
+            self._pass_on(run, record)
+            if run.view.ended:
                 del self._going[name]
                 self._ended.append(name)
         elif isinstance(event, p.Output) and name in self._ended:
             # Threads and processes that a cell has left running write on: that is shown with the next cell.
             newest = next(reversed(list(self)), None)
             if newest is not None:
-                newest.take(event, record.time, record.sequence)
+                self._pass_on(newest, record)
                 return
             size = utf8_size(event.text)
             if self._left_out or self._late_bytes + size > LATE_BYTES:
@@ -89,6 +90,15 @@ class SessionRuns:
             else:
                 self._late_bytes += size
                 self._late.append(event)
+
+    def _pass_on(self, run: Run, record: p.Record) -> None:
+        run.take(record.event, record.time, record.sequence, more=True)
+        self._told[run.id] = run
+
+    def taken(self) -> None:
+        """That was all for now: whoever follows a run is woken, once."""
+        while self._told:
+            self._told.popitem()[1].tell()
 
     def take_live(self, events: Iterable[p.LiveEvent]) -> None:
         """What has changed of bars and metrics."""

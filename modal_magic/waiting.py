@@ -62,7 +62,8 @@ class Waiter:
         # A socket's own descriptor tells of changes alone, and only until somebody has asked the socket.
         if seconds > 0 and any(readiness(socket) & wanted for socket in self._sockets):
             seconds = 0
-        return {key.fd: events for key, events in self._selector.select(max(0.0, seconds))}
+        ready = self._selector.select(max(0.0, seconds))
+        return {key.fd: events for key, events in ready if key.fd in self._wanted}
 
     def close(self) -> None:
         """Close the selector, and no socket."""

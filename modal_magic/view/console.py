@@ -60,7 +60,9 @@ def follow(
     with _interrupts_for(run) as (enough, asked):
         while not over or (waiting and not enough):
             if not over:
-                run.settled(max(0.0, last_turn + turn_seconds - time.monotonic()))
+                pause = last_turn + turn_seconds - time.monotonic()
+                if pause > 0:
+                    run.settled(pause)
             over = run.done
             held = bool(waiting) or view.holding or (run.view.failing and not told)
             drawn_in = picture.turn(over=False)
@@ -72,6 +74,8 @@ def follow(
                     asked.clear()
                     run.interrupt()
             events = run.events(0.0 if over else min(turn_seconds, patience) if held else patience)
+            if run.done and not over:  # as with most cells: then this is the last turn, with all that has come
+                events, over = [*events, *run.events(0.0)], True
             last_turn = time.monotonic() if events else 0.0
             if any(isinstance(event, p.RunQueued | p.Notice) for event in events):
                 picture.hide()
