@@ -77,6 +77,7 @@ soak: $(READY) ## hours of what `make test` does for a minute: simulated session
 
 bench: $(READY) ## measure against the peers, and write docs/benchmarks.md
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[monarch]' || echo "Monarch cannot be installed here: it is left out"
 	$(BIN)/python -m tests.bench
 
 clean: ## remove what the above made

@@ -121,7 +121,7 @@ class Run:
 
     def wake(self) -> None:
         """Have a thread that waits in `events` look round. A signal handler may call this."""
-        self._events.put(None)
+        self._events.put([])
 
     def events(self, patience: float | None) -> list[p.Event | p.LiveEvent]:
         """The events since the last call: waits up to `patience` seconds for the first. For views."""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from modal_magic import registry
 from tests.bench.figures import Bench, Row, at_most, median, milliseconds, percentile
 from tests.bench.kernel import Kernel, start_kernel, wait_until_warm
+from tests.bench.memory import find
+from tests.bench.monarch import MISSING, call, start_monarch
 from tests.bench.peers import PX, start_ipyparallel
 
 __all__ = ["PASSES"]
@@ -24,42 +29,106 @@ def in_all(cells: list[float], bare: list[float]) -> str:
     return "in all p50 {}, p95 {}; bare {}".format(*shown)
 
 
-def figure(kernel: Kernel, ranks: int) -> Row:
-    """The row of so many ranks."""
-    kernel.execute(f"%%modal_distributed --session of-{ranks} --replicas {ranks} --backend local\npass")
+def more(taken: tuple[list[float], list[float]]) -> float:
+    """By how much the median of the cells exceeds that of a bare `pass`."""
+    return median(taken[0]) - median(taken[1])
+
+
+def figures(kernel: Kernel, ranks: int) -> tuple[float, list[Row]]:
+    """The seconds that a `pass` on so many ranks takes more than a bare one, and the rows that tell of it."""
+    session = f"of-{ranks}"
+    kernel.execute(f"%%modal_distributed --session {session} --replicas {ranks} --backend local\npass")
     wait_until_warm(kernel)  # the next session's zygote, which would take one of the cores
-    cells, bare = in_a_row(kernel, "%%modal_distributed\npass")
-    kernel.execute("%modal_stop")
-    more = median(cells) - median(bare)
+    taken = in_a_row(kernel, "%%modal_distributed\npass")
     title = f"`pass` on {ranks} ranks, more than a bare `pass`"
-    return at_most(title, more, BARS[ranks], milliseconds, in_all(cells, bare))
+    rows = [
+        at_most(title, more(taken), BARS[ranks], milliseconds, in_all(*taken)),
+        processors(kernel, session, ranks),
+    ]
+    kernel.execute("%modal_stop")
+    return more(taken), rows
 
 
-def ipyparallel() -> Row:
+def processor_seconds(pids: list[int]) -> float:
+    """The time on processors that all threads of these processes have had (Linux: proc_pid_schedstat)."""
+    found = [thread / "schedstat" for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(int(path.read_text().split()[0]) for path in found) / 1e9
+
+
+def processors(kernel: Kernel, session: str, ranks: int) -> Row:
+    """What a `pass` costs each process in time on processors; the kernel's own, of a bare `pass`, is not counted."""
+    workers, zygote = find(session)
+    gateway = registry.read(session).pid
+    ours = {"kernel": [kernel.pid], "gateway": [gateway], "ranks": [worker.pid for worker in workers]}
+    known = {pid for pids in ours.values() for pid in pids}
+    ours["agents"] = [child.pid for child in zygote.children() if child.pid not in known]
+    spent: dict[str, list[float]] = {}
+    for source in ("%%modal_distributed\npass", "pass"):
+        before = {name: processor_seconds(pids) for name, pids in ours.items()}
+        for _ in range(COUNT):
+            kernel.execute(source)
+        for name, pids in ours.items():
+            spent.setdefault(name, []).append((processor_seconds(pids) - before[name]) / COUNT)
+    each = {name: cell - bare for name, (cell, bare) in spent.items()}
+    beside = ", ".join(f"{name} {milliseconds(seconds)}" for name, seconds in each.items())
+    return Row(f"`pass` on {ranks} ranks, time of processors in all", milliseconds(sum(each.values())), beside)
+
+
+def ipyparallel() -> tuple[float | None, Row]:
     """The same of `%%px`, whose cells do not always end."""
     title = "`pass` on 4 engines of ipyparallel, `%%px`, likewise"
     try:
         with start_ipyparallel(4) as kernel:
-            cells, bare = in_a_row(kernel, f"{PX}\npass")
+            taken = in_a_row(kernel, f"{PX}\npass")
     except TimeoutError as error:
-        return Row(title, "", str(error))
-    return Row(title, milliseconds(median(cells) - median(bare)), in_all(cells, bare))
+        return None, Row(title, "", str(error))
+    return more(taken), Row(title, milliseconds(more(taken)), in_all(*taken))
+
+
+def monarch(ranks: int) -> tuple[float | None, Row]:
+    """The same of actors of Monarch that run the text."""
+    title = f"`pass` on {ranks} actors of Monarch, likewise"
+    try:
+        with start_monarch(ranks) as kernel:
+            if kernel is None:
+                return None, Row(title, "", MISSING)
+            taken = in_a_row(kernel, call("pass"))
+    except (AssertionError, TimeoutError) as error:  # it is there, and cannot be used
+        return None, Row(title, "", str(error).strip().splitlines()[-1][:80])
+    return more(taken), Row(title, milliseconds(more(taken)), in_all(*taken))
+
+
+def ratio(ranks: int, ours: float, peers: list[float | None]) -> list[Row]:
+    """Ours as a share of the best peer's, where there is one."""
+    best = min((peer for peer in peers if peer is not None), default=None)
+    if best is None:
+        return []
+    title = f"`pass` on {ranks} ranks, more than a bare `pass`, as a share of the best peer's"
+    return [Row(title, f"{ours / best:.2f}", f"{milliseconds(ours)} beside {milliseconds(best)}")]
 
 
 def run() -> list[Row]:
-    """Ours on 4 and 8 ranks, then ipyparallel's on 4."""
+    """Ours on 4 and 8 ranks, then the peers'."""
     with start_kernel("%load_ext modal_magic") as kernel:
-        rows = [figure(kernel, ranks) for ranks in BARS]
-    return [*rows, ipyparallel()]
+        ours = {ranks: figures(kernel, ranks) for ranks in BARS}
+    px, px_row = ipyparallel()
+    actors = {ranks: monarch(ranks) for ranks in BARS}
+    rows = [row for _, told in ours.values() for row in told]
+    rows += [px_row, *(row for _, row in actors.values())]
+    for ranks, (seconds, _) in ours.items():
+        rows += ratio(ranks, seconds, [actors[ranks][0], px if ranks == 4 else None])
+    return rows
 
 
 PASSES = Bench(
     name="pass",
-    limit=120,
+    limit=240,
     how=(
         "A real kernel; the client's clock runs from sending the cell to the kernel's idle. `%%modal_distributed` with "
         f"`pass` {COUNT} times in a row, then a bare `pass` as often, each after {WARM_UP} that are not counted; p50"
-        " of the one less p50 of the other. Likewise `%%px` of ipyparallel in a kernel of its own."
+        " of the one less p50 of the other. Likewise `%%px` of ipyparallel, and actors of Monarch that `exec` the text,"
+        " in kernels of their own. Time of processors: that of all threads of all processes of the session"
+        " (`/proc/PID/task/*/schedstat`) in as many cells, less that in as many bare ones."
     ),
     run=run,
 )

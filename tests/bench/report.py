@@ -16,7 +16,7 @@ from tests.bench.figures import Bench, Row
 
 __all__ = ["document", "machine", "terminal"]
 
-PACKAGES = ("torch", "ipython", "ipykernel", "jupyter_client", "pyzmq", "msgspec", "ipyparallel")
+PACKAGES = ("torch", "ipython", "ipykernel", "jupyter_client", "pyzmq", "msgspec", "ipyparallel", "torchmonarch")
 HEAD = ("figure", "measured", "beside it", "bar", "met")
 Result = tuple[Bench, Sequence[Row]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.bench.figures import Bench, Row, at_most, median, seconds
 from tests.bench.kernel import Kernel, start_kernel, wait_until_warm
+from tests.bench.monarch import MISSING, first_sum
 from tests.bench.torchrun import torchrun
 
 __all__ = ["STARTS"]
@@ -45,10 +46,11 @@ def baseline() -> float:
 def run() -> list[Row]:
     """Ours and torchrun's by turns."""
     baseline()  # what the first launch has to read from disk is in memory then
-    theirs, cold = [], []
+    theirs, cold, actors = [], [], []
     for _ in range(3):
         theirs.append(baseline())
         cold.append(cold_start())
+        actors.append(first_sum())
     with start_kernel(LOAD) as kernel:
         warm = [warm_start(kernel, REDUCE) for _ in range(5)]
         unchanged = [warm_start(kernel, SCRIPT) for _ in range(3)]
@@ -69,19 +71,34 @@ def run() -> list[Row]:
             "{:.2f}".format,
             f"{seconds(median(cold))} beside {seconds(torch_start)}",
         ),
+        *beside_monarch(ours, median(cold), [taken for taken in actors if taken is not None]),
+    ]
+
+
+def beside_monarch(warm: float, cold: float, actors: list[float]) -> list[Row]:
+    """Both starts beside that of Monarch's actors, which is as cold as the second."""
+    title = "start of 4 actors of Monarch to first all_reduce, in a new kernel"
+    if not actors:
+        return [Row(title, "", MISSING)]
+    theirs = median(actors)
+    return [
+        Row(title, seconds(theirs), f"{seconds(min(actors))} to {seconds(max(actors))}"),
+        Row("start of 4 ranks, zygote warm, as a share of Monarch", f"{warm / theirs:.2f}", seconds(warm)),
+        Row("start from `%load_ext`, as a share of Monarch", f"{cold / theirs:.2f}", seconds(cold)),
     ]
 
 
 STARTS = Bench(
     name="start",
-    limit=150,
+    limit=240,
     how=(
         "A real kernel; the client's clock runs from sending the `%%modal_distributed --replicas 4 --backend local` "
         "cell to the iopub message that holds the fourth rank's sum. Median of 5 sessions, each new, with "
         "`%modal_stop` between and a wait until the next zygote is ready. From `%load_ext`: a new kernel each, both "
         "cells sent at once, median of 3. torchrun runs the same lines with `init_process_group` before them, from the "
         "start of its process to the fourth sum on its stdout: median of 3 after one that is not counted, by turns "
-        "with the new kernels."
+        "with the new kernels. Monarch likewise: a cell in a new kernel imports it, starts four actors and has them "
+        "form a gloo group; the clock runs to the kernel's idle."
     ),
     run=run,
 )
