@@ -97,7 +97,6 @@ class Worker:
             # Most cells of a notebook end at once: then nobody needs to hear that they have begun.
             self.channel.post(p.Started(self.rank, task.run))
             os.environ["TORCHELASTIC_RESTART_COUNT"] = str(task.attempt - 1)  # where scripts for torchrun look
-            signal.signal(signal.SIGINT, self.on_signal)  # a debugger of an earlier cell may have taken it
             self.framework.begin(task.run)
             self.shell.reporter.begin()
             signal.signal(signal.SIGINT, self.on_signal)  # a cell before may have left another: pdb's `continue` does
