@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
 import pytest
 
 from modal_magic.node.silent import is_stuck, processor_ticks, silence
@@ -56,6 +57,8 @@ def test_one_that_computes_is_not() -> None:
 def test_one_whose_main_thread_waits_for_a_thread_that_computes_is_not() -> None:
     computing = "threading.Thread(target=exec, args=['while True: pass'], daemon=True).start()\ntime.sleep(60)"
     with process(computing) as pid:
+        begun = psutil.Process(pid).cpu_times().user
+        until(lambda: psutil.Process(pid).cpu_times().user > begun + 0.1)  # more than it takes to begin
         for _ in range(20):
             assert not is_stuck(pid, processor_ticks(pid))
 
