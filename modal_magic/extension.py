@@ -12,6 +12,9 @@ from modal_magic.magics import ModalMagics
 
 __all__ = ["load", "unload"]
 
+LEFT = "modal_magic"
+"""Where `unload` leaves the names of sessions in the shell's `meta`, for the `load` that follows in `%reload_ext`."""
+
 
 def watch_end(shell: InteractiveShell, ends: Callable[[], None], leaves: Callable[[], None]) -> None:
     """Have `ends` called when this kernel is shut down and not restarted; without a kernel, when Python exits.
@@ -50,6 +53,8 @@ def load(shell: InteractiveShell) -> None:
     if _loaded(shell) is not None:
         return
     magics = ModalMagics(shell)
+    if left := shell.meta.pop(LEFT, None):
+        magics.sessions.resume(*left)
     shell.register_magics(magics)
     completion.install(shell, registry.names)
     atexit.register(magics.close)
@@ -58,7 +63,10 @@ def load(shell: InteractiveShell) -> None:
 
 
 def unload(shell: InteractiveShell) -> None:
-    """Take the magics out again and leave no thread or process of this kernel."""
+    """Take the magics out again and leave no thread or process of this kernel.
+
+    The names of its sessions stay with the shell: the notebook has them again when the magics are loaded again.
+    """
     magics = _loaded(shell)
     if magics is None:
         return
@@ -69,4 +77,5 @@ def unload(shell: InteractiveShell) -> None:
     del shell.magics_manager.registry["ModalMagics"]
     unwatch_end(shell, magics.sessions.kernel_ends)
     atexit.unregister(magics.close)
+    shell.meta[LEFT] = magics.sessions.names
     magics.close()

@@ -26,8 +26,7 @@ class NotebookSessions:
     """The sessions that this kernel uses: `attached` by their names, and the `current` one, for lines that name none.
 
     `notebook` tells the file of the notebook, `attended` whether somebody sits there; `alert` tells a notice at once,
-    if it can. `ending` are those that end
-    with the kernel.
+    if it can.
     """
 
     def __init__(
@@ -42,6 +41,17 @@ class NotebookSessions:
         self._resources, self._notebook, self._alert, self._attended = resources, notebook, alert, attended
         self._ending: set[str] = set()
         self._settings: dict[str, dict[str, object]] = {}
+
+    @property
+    def names(self) -> tuple[str | None, frozenset[str]]:
+        """The current session, and those that end with the kernel: what `resume` takes."""
+        return self.current, frozenset(self._ending)
+
+    def resume(self, current: str | None, ending: frozenset[str]) -> None:
+        """Have the sessions of an earlier load again, as far as they are still there: each once it is needed."""
+        there = registry.names()
+        self.current = current if current in there else None
+        self._ending = set(ending.intersection(there))
 
     def get(self, given: Mapping[str, object]) -> Session:
         """The session that a line means: an existing one of the right shape, or a new one."""
@@ -198,9 +208,9 @@ class NotebookSessions:
 
     def kernel_ends(self) -> None:
         """The kernel is shut down for good: end the sessions that were started with `--end-with-kernel`."""
-        for name in self._ending & self.attached.keys():
+        for name in self._ending:
             with contextlib.suppress(ModalMagicError):
-                self.attached[name].end("its kernel was shut down (--end-with-kernel)")
+                self.find(name).end("its kernel was shut down (--end-with-kernel)")
 
     def kernel_leaves(self) -> None:
         """The kernel is shut down or restarted: what it has sent goes on without it, also what it waits for."""

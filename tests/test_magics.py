@@ -195,6 +195,16 @@ def test_unloading_leaves_no_magic_and_no_thread(fresh_book: Notebook) -> None:
     assert not fresh_book.run("%modal_status").error
 
 
+def test_a_notebook_keeps_its_session_when_the_magics_are_loaded_anew(fresh_book: Notebook) -> None:
+    fresh_book.run("%%modal_distributed --replicas 2 --backend local --framework none --session kept\nx = rank")
+    fresh_book.run("%reload_ext modal_magic")
+    shown = fresh_book.run("%%modal_distributed\nprint(x)")
+    assert shown.lines == ["[rank 0] 0", "[rank 1] 1"] and not shown.stderr
+    fresh_book.run("%modal_stop")
+    fresh_book.run("%reload_ext modal_magic")
+    assert "this notebook has no session" in fresh_book.run("%modal_logs").error
+
+
 def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape(shapes: Notebook) -> None:
     shapes.run("%%modal_distributed --replicas 2 --backend local --framework none --session mine\nx = 1")
     with notebook() as other:
