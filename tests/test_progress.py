@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,6 +104,47 @@ def test_a_bar_that_goes_back_begins_anew() -> None:
         reporter.move(1, "", step, 100)
         rig.now += 1.0
     assert [event.rate for event in rig.said if isinstance(event, p.Progress)] == [None, 50.0, None, 10.0]
+
+
+RICH = """
+import json
+import sys
+from modal_magic.node import bars
+from modal_magic.node.progress import Reporter
+
+said = []
+bars.install(Reporter(0, said.append, lambda: "a"))
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import Progress, track
+
+for _ in track(range(5), description="[cyan]richly"):
+    pass
+with Progress() as progress:
+    task = progress.add_task("shards", total=2)
+    progress.refresh()
+    progress.console.print("above the bar")
+    print("printed")
+    progress.update(task, advance=2)
+console = Console()
+with console.status("working"):
+    console.print("beside a status")
+with Live("first", console=console) as live:
+    live.update("second", refresh=True)
+    console.print("above what is live")
+    live.update("last", refresh=True)
+print("after")
+json.dump([(event.label, event.current, event.ended) for event in said if event.ended], sys.stderr)
+"""
+
+
+def test_rich_draws_nothing_anew_and_keeps_what_is_printed_though_the_kernel_forces_colour() -> None:
+    environment = os.environ | {"FORCE_COLOR": "1", "TERM": "xterm-color"}  # as ipykernel sets them
+    done = subprocess.run([sys.executable, "-c", RICH], capture_output=True, text=True, check=True, env=environment)
+    printed = ["above the bar", "printed", "beside a status", "above what is live", "last", "after"]
+    assert done.stdout.splitlines() == printed
+    assert json.loads(done.stderr) == [["richly", 5, True], ["shards", 2, True]]
 
 
 # ---- off a rank ------------------------------------------------------------------------------------------------------
