@@ -371,6 +371,7 @@ def test_a_run_that_another_client_found_fails_there_too(plain: Session, tmp_pat
     with resources_of_its_own() as other:
         session = Session.attach(plain.name, other)
         [found] = session.unseen()
+        assert found.status == "running"
         go.touch()
         for one in (run, found):
             with pytest.raises(RankFailed, match="rank 0 raised ZeroDivisionError"):
