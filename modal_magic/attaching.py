@@ -90,7 +90,7 @@ def show_missed(session: Session, paced: bool) -> None:
         _show(run, paced)
         try:
             run.check()
-        except RunError as error:
+        except (RunError, UsageError) as error:
             if run is missed[-1]:
                 raise
             print("\n".join(error._render_traceback_()), file=sys.stderr, flush=True)

@@ -129,6 +129,9 @@ def test_a_node_that_stays_away_ends_itself_and_the_others_go_on(cut: Cut) -> No
     assert results(cut.session.run("kept", ranks=[0, 1]).wait(30)) == ["0", "1"]
     with pytest.raises(UsageError, match="ranks 2-3 are lost: --ranks names others"):
         cut.session.run("kept").wait(30)
+    later = Session.attach(cut.session.name)
+    assert later.unseen() == []
+    later.detach()
 
 
 def test_an_agent_that_is_killed_is_replaced_and_its_ranks_start_anew(cut: Cut) -> None:

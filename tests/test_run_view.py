@@ -201,6 +201,8 @@ def test_a_long_message_is_cut_to_its_first_line() -> None:
 def test_a_run_that_was_refused_is_told_in_the_words_of_the_refusal() -> None:
     view = RunView(RUN, "failed", refusal="the session is closing")
     assert failure_sentence(view) == "the session is closing"
+    unsent = fold(p.RunEnded(RUN, "failed", [3], 0.0, reason="rank 3 is lost"))
+    assert (unsent.refusal, failure_sentence(unsent)) == ("rank 3 is lost", "rank 3 is lost")
     assert failure_sentence(fold(ended(3))) == "the run ended without a word from its ranks"
 
 

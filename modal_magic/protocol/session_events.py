@@ -72,7 +72,7 @@ class RunEnded(Message):
     """A run is over on every rank. `culprits` are the ranks that failed first, most telling cause first.
 
     `withheld` counts the bytes of output that were kept in the log but not sent to clients. `reason` says why a run was
-    interrupted that nobody has interrupted.
+    interrupted that nobody has interrupted, or has failed without being sent to its ranks.
     """
 
     run: str

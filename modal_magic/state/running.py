@@ -9,7 +9,7 @@ from modal_magic.state.attempts import next_attempt
 from modal_magic.state.group import regroup
 from modal_magic.state.tables import FREE, SessionState
 from modal_magic.state.truth import Truth
-from modal_magic.state.words import Answer, Log, SetTimer
+from modal_magic.state.words import Log, SetTimer
 from modal_magic.values import write_duration
 
 __all__ = ["VERDICT_SECONDS", "end_run", "ended", "interrupt", "lost", "release", "start_next", "started", "time_out"]
@@ -77,7 +77,7 @@ def start_next(truth: Truth) -> None:
             reason = f"{name_ranks(gone)} {'is' if len(gone) == 1 else 'are'} lost: --ranks names others"
             if truth.by_node(gone):
                 reason += ", %modal_restart starts it again"
-            truth.do(Answer(client, p.Refused(name, reason)), Log(p.RunEnded(name, "failed", gone, 0.0)))
+            truth.do(Log(p.RunEnded(name, "failed", gone, 0.0, reason=reason)))
             continue
         task = request.task
         submitted = p.Submitted(name, list(chosen), task.cell, task.source, task.attempt)

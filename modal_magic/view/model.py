@@ -171,6 +171,8 @@ class RunView:
                 self.stall = None
                 self.status, self.culprits, self.reason = event.status, tuple(event.culprits), event.reason
                 self.seconds, self.withheld = event.seconds, event.withheld
+                if event.status == "failed":
+                    self.refusal = event.reason
 
     def _lose_rank(self, event: p.Lost) -> None:
         rank = self.ranks[event.rank]
