@@ -81,6 +81,7 @@ class ModalMagics(Magics):
             say_what_only_cells_use(given)
             session.ready()
             say(f"{session.name}: {session.world_size} rank{'s' * (session.world_size != 1)}, {session.state}")
+            self.notices.tell(session)
             return None
         ranks = chosen_ranks(options.ranks, session.world_size)
         show = None if options.show in (None, "all") else chosen_ranks(options.show, session.world_size)

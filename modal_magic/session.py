@@ -382,10 +382,10 @@ class Session:
         elif isinstance(event, p.Notice):
             self._notify(event.text)
         elif isinstance(event, p.SessionChanged):
-            self._take_state(event.state)
             if event.state == "degraded" and event.reason:
                 self._notify(event.reason)
-            elif event.state == "closing":
+            self._take_state(event.state)  # which lets go of who waits for the ranks: he is to find what is said of it
+            if event.state == "closing":
                 self._runs.give_up(SessionClosed(f"session {self.name!r} is closed: {event.reason}"))
 
     def now(self) -> float:

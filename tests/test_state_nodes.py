@@ -150,7 +150,11 @@ def test_a_node_that_fell_silent_comes_back_with_the_variables_of_its_ranks() ->
     assert rig.ends == [("a", "failed", [2, 3])]
     assert rig.machine.state is S.DEGRADED
     reason = rig.logged(p.SessionChanged)[-1].reason
-    assert reason == "ranks 2-3 will be back with all variables if the node is: --ranks names others"
+    assert reason == (
+        "node 1 does not answer: ranks 2-3 will be back with all variables if it does. Until then --ranks names others"
+    )
+    rig.run("c")
+    assert rig.logged(p.RunEnded)[-1].reason == ("ranks 2-3 are lost, for node 1 does not answer: --ranks names others")
     before = len(rig.told(p.Launch))
     effects = rig.come_back(1)
     assert rig.told(p.InterruptRanks, effects) == [(1, p.InterruptRanks([rank], "a")) for rank in (2, 3)]
@@ -159,6 +163,27 @@ def test_a_node_that_fell_silent_comes_back_with_the_variables_of_its_ranks() ->
     rig.play()
     assert rig.machine.state is S.READY and len(rig.told(p.Launch)) == before
     assert {worker.joined for worker in rig.workers.values()} == {rig.machine.generation}
+
+
+@pytest.mark.parametrize("up", [False, True])
+def test_where_no_rank_is_left_it_is_said_how_to_start_anew(up: bool) -> None:
+    rig = Rig(2, 2)
+    for node in (0, 1):
+        rig.join(node)
+    if up:
+        rig.play()
+    for node in (0, 1):
+        rig.feed(s.NodeGone(node, "stopped answering", silent=True))
+    rig.play()
+    assert rig.logged(p.SessionChanged)[-1].state == "degraded"
+    rig.run("a")
+    begun = "back with all variables" if up else "there"
+    anew = "%modal_stop ends the session, the next cell starts anew"
+    told = [rig.logged(p.SessionChanged)[-1].reason, rig.logged(p.RunEnded)[-1].reason]
+    assert told == [
+        f"nodes 0-1 do not answer: ranks 0-3 will be {begun} if they do. Otherwise {anew}",
+        f"ranks 0-3 are lost, for nodes 0-1 do not answer: {anew}",
+    ]
 
 
 def test_what_a_node_has_lost_while_it_was_silent_is_started_anew() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modal_magic import protocol as p
 from modal_magic.ranges import name_ranks
+from modal_magic.state.advice import why_degraded
 from modal_magic.state.closing import begin_closing
 from modal_magic.state.tables import FREE, RankState, SessionState
 from modal_magic.state.truth import Truth
@@ -111,12 +112,7 @@ def open_session(truth: Truth) -> None:
     if len(truth.those(*FREE)) + len(lost) < len(truth.ranks):
         return
     if lost:
-        again = "%modal_restart tries once more" if truth.by_node(lost) else "--ranks names others"
-        away = [rank for rank in lost if truth.settings.topology.node_of(rank) in truth.silent]
-        reason = f"{name_ranks(lost)} cannot be started again: {again}"
-        if away:
-            reason = f"{name_ranks(away)} will be back with all variables if the node is: {again}"
-        truth.enter(S.DEGRADED, reason)
+        truth.enter(S.DEGRADED, why_degraded(truth, lost))
     elif truth.group_trouble:
         truth.enter(S.DEGRADED, f"{truth.group_trouble}. Cells run without a group; %modal_restart tries once more")
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from modal_magic import protocol as p
 from modal_magic.ranges import format_ranks, name_ranks
+from modal_magic.state.advice import START_ANEW
 from modal_magic.state.closing import begin_closing
 from modal_magic.state.running import interrupt
 from modal_magic.state.tables import RankState, SessionState
@@ -54,7 +55,7 @@ def _restart(truth: Truth, client: bytes, request: p.Restart) -> None:
     if away and truth.rendezvous is not None:
         silent = any(truth.settings.topology.node_of(rank) in truth.silent for rank in away)
         how = "does not answer" if silent else "is gone"
-        reason = f"the node of {name_ranks(away)} {how}: %modal_stop ends the session, the next cell starts anew"
+        reason = f"the node of {name_ranks(away)} {how}: {START_ANEW}"
         truth.do(Answer(client, p.Refused(request.request, reason)))
         return
     if not chosen:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from modal_magic import protocol as p
-from modal_magic.ranges import name_ranks
 from modal_magic.state.active_run import COMMUNICATION, EXCEPTION, LOST, ActiveRun, can_meet_again
+from modal_magic.state.advice import why_refused
 from modal_magic.state.attempts import next_attempt
 from modal_magic.state.group import regroup
 from modal_magic.state.tables import FREE, SessionState
@@ -74,10 +74,7 @@ def start_next(truth: Truth) -> None:
         gone = [rank for rank in chosen if truth.ranks[rank].state not in FREE]
         name = request.task.run
         if gone:
-            reason = f"{name_ranks(gone)} {'is' if len(gone) == 1 else 'are'} lost: --ranks names others"
-            if truth.by_node(gone):
-                reason += ", %modal_restart starts it again"
-            truth.do(Log(p.RunEnded(name, "failed", gone, 0.0, reason=reason)))
+            truth.do(Log(p.RunEnded(name, "failed", gone, 0.0, reason=why_refused(truth, gone))))
             continue
         task = request.task
         submitted = p.Submitted(name, list(chosen), task.cell, task.source, task.attempt)

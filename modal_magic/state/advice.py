@@ -1,0 +1,45 @@
+"""What is said of ranks that are lost and not started again: why, and what to do next."""
+
+from __future__ import annotations
+
+from modal_magic.ranges import format_ranks, name_ranks
+from modal_magic.state.tables import FREE
+from modal_magic.state.truth import Truth
+
+__all__ = ["START_ANEW", "why_degraded", "why_refused"]
+
+START_ANEW = "%modal_stop ends the session, the next cell starts anew"
+
+
+def why_degraded(truth: Truth, lost: list[int]) -> str:
+    """Why a session goes on without these ranks."""
+    away = [rank for rank in lost if truth.settings.topology.node_of(rank) in truth.silent]
+    if not away:
+        again = "%modal_restart tries once more" if truth.by_node(lost) else "--ranks names others"
+        return f"{name_ranks(lost)} cannot be started again: {again}"
+    nodes = _nodes(truth, away)
+    kept = "back with all variables" if any(truth.ranks[rank].used for rank in away) else "there"
+    return (
+        f"{_silence(nodes)}: {name_ranks(away)} will be {kept} if {'it does' if len(nodes) == 1 else 'they do'}. "
+        f"{'Until then --ranks names others' if truth.those(*FREE) else f'Otherwise {START_ANEW}'}"
+    )
+
+
+def why_refused(truth: Truth, gone: list[int]) -> str:
+    """Why a cell cannot run on these ranks."""
+    one = len(gone) == 1
+    told = f"{name_ranks(gone)} {'is' if one else 'are'} lost"
+    if silent := [node for node in _nodes(truth, gone) if node in truth.silent]:
+        told += f", for {_silence(silent)}"
+    ways = ["--ranks names others"] if truth.those(*FREE) else []
+    if truth.by_node(gone) and not silent:
+        ways.append(f"%modal_restart starts {'it' if one else 'them'} again")
+    return f"{told}: {', '.join(ways) or START_ANEW}"
+
+
+def _nodes(truth: Truth, ranks: list[int]) -> list[int]:
+    return sorted({truth.settings.topology.node_of(rank) for rank in ranks})
+
+
+def _silence(nodes: list[int]) -> str:
+    return f"node {nodes[0]} does not answer" if len(nodes) == 1 else f"nodes {format_ranks(nodes)} do not answer"
