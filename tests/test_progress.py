@@ -197,17 +197,21 @@ def test_a_bar_is_told_and_writes_nothing(ranks: Session, way: str) -> None:
     assert run.ranks[1].output == "after\n"
 
 
-def test_bars_in_bars_are_told_apart(ranks: Session) -> None:
+def test_bars_in_bars_are_told_apart_and_the_numbers_of_a_postfix_are_metrics(ranks: Session) -> None:
     run = ranks.run(
         "import time\nfrom tqdm import tqdm\n"
         "for epoch in tqdm(range(3), desc='epoch'):\n"
-        "    for batch in tqdm(range(10), desc='batch', leave=False):\n        time.sleep(0.01)\n"
+        "    bar = tqdm(range(10), desc='batch', leave=False)\n"
+        "    for batch in bar:\n        time.sleep(0.01)\n        bar.set_postfix(loss=0.5, lr='1e-3', model='tiny')\n"
+        "        bar.set_postfix_str('acc: 0.75, best=3, seen 7/10, at=7/10')\n"
     )
     events = told(run)
     assert {event.label for event in events} == {"epoch", "batch"}
     assert [event.current for event in events if event.ended and event.label == "batch"] == [10, 10, 10]
     assert [event.current for event in events if event.ended and event.label == "epoch"] == [3]
     assert run.ranks[1].output == ""
+    last = {name: curve.last[1] for name, curve in run.ranks[1].gauges.curves.items() if curve.last is not None}
+    assert last == {"loss": 0.5, "lr": 0.001, "acc": 0.75, "best": 3}
 
 
 def test_a_bar_into_a_file_of_its_own_stays_there(ranks: Session) -> None:

@@ -135,14 +135,14 @@ def test_the_rank_that_others_wait_for_is_marked_until_they_move_on() -> None:
     assert (taken(run, 2).stall, taken(run, 2).ranks[1].awaited) == ("", False)
 
 
-def test_loss_has_the_column_and_else_the_first_metric() -> None:
+def test_loss_comes_first_and_else_the_metric_that_was_told_first() -> None:
     run = begun()
-    assert columns(taken(run)) == (False, None)
+    assert columns(taken(run)) == (False, [])
     run.apply(p.Metric(1, "a", "reward", 1.0, 0.0), 101.0)
-    assert columns(taken(run)) == (False, "reward")
+    assert columns(taken(run)) == (False, ["reward"])
     run.apply(p.Metric(2, "a", "loss", 1.0, 0.0), 101.0)
     move(run, 0, 1)
-    assert columns(taken(run)) == (True, "loss")
+    assert columns(taken(run)) == (True, ["loss", "reward"])
 
 
 # ---- what is written -------------------------------------------------------------------------------------------------
@@ -190,6 +190,40 @@ def test_the_saved_table_says_how_each_rank_ended() -> None:
     assert lines[0].startswith("train: done  2 of 2 ranks finished in 10:11 on local")
     assert lines[1].split() == ["rank", "state", "step", "step/s", "loss", "last", "line"]
     assert re.fullmatch(r" +0  ✓ done +4,000 / 4,000 +6\.6  █[▁-█]{10}▁ 1  saved 0", lines[2])
+
+
+def trained() -> RunView:
+    """A run of one rank with a loop in a loop, three metrics, and what it uses."""
+    run = begun(1)
+    for bar, label, step, total in ((1, "epoch", 1, 3), (2, "batch \x1b[31mof all that there is", 12, 30)):
+        run.apply(p.Progress(0, "a", bar, label, step, total, False, 5.0), 110.0)
+    for name, value in (("acc", 0.75), ("loss", 0.5), ("lr", 0.001)):
+        run.apply(p.Metric(0, "a", name, value, 0.0), 110.0)
+    run.apply(p.Usage(0, "a", None, 62, 3 * 1024**3), 110.0)
+    return run
+
+
+def test_a_row_names_the_outer_loop_and_the_inner_and_shows_several_metrics() -> None:
+    shot = taken(trained(), 1)
+    _, titles, row = as_plain(shot, 120).splitlines()
+    assert titles.split()[:-2] == ["rank", "state", "step", "step/s", "loss", "acc", "lr", "cpu", "memory"]
+    assert re.search(r" epoch 1 / 3 › batch of all th… 12 / 30  +5\.0  ▁{12} 0\.5  0\.75  0\.001 +62 %", row)
+    assert "<td>epoch 1 / 3 › batch of all th… 12 / 30</td>" in as_html(shot)
+    told = "epoch 1 / 3 › batch of all th… 12 / 30 at 5.0 step/s, 16 s left, loss 0.5, acc 0.75, lr 0.001"
+    assert progress_line(shot) == f"train: 10 s, {told}"
+
+
+def test_a_column_that_does_not_fit_is_left_out_whole() -> None:
+    _, titles, row = as_plain(taken(trained(), 1)).splitlines()
+    assert titles.split() == ["rank", "state", "step", "step/s", "loss", "acc", "lr", "cpu"]
+    assert row.endswith(" 62 %")
+
+
+def test_the_label_of_a_bar_is_shown_where_report_tells_the_same_steps() -> None:
+    run = begun(1)
+    run.apply(p.Progress(0, "a", 1, "training", 5, 20, False, 5.0), 110.0)
+    run.apply(p.Progress(0, "a", 0, "step", 4, None, False, 5.0), 110.0)
+    assert " training 5 / 20 " in as_plain(taken(run, 1))
 
 
 def test_plain_text_keeps_within_its_width_and_its_alphabet() -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import copy
+import functools
 import importlib.abc
 import importlib.machinery
+import re
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
 from modal_magic.node.progress import INTERVAL_SECONDS, Reporter
+from modal_magic.node.rich_bars import calm_rich, tell_rich
 
 __all__ = ["install"]
+
+NUMBERED = re.compile(r"([^\s,;|=:]+)\s*[=:]\s*([-+]?[0-9.]+(?:e[-+]?[0-9]+)?)(?=$|[\s,;|])", re.IGNORECASE)
+"""`loss=0.5` or `loss: 5e-1` in a text."""
 
 
 class Silent:
@@ -73,6 +78,30 @@ def _tell_tqdm(module: ModuleType, reporter: Reporter) -> None:
         close(self)
 
     tqdm.__init__, tqdm.display, tqdm.close = __init__, display, end
+    for name in ("set_description", "set_description_str", "set_postfix", "set_postfix_str"):
+        setattr(tqdm, name, _told_setter(name, getattr(tqdm, name), reporter))
+
+
+def _told_setter(name: str, setter: Callable[..., None], reporter: Reporter) -> Callable[..., None]:
+    """One of tqdm's methods that set a text: it shows the bar as often as bars are told, and numbers are metrics."""
+
+    @functools.wraps(setter)
+    def told(self: Any, *arguments: Any, **options: Any) -> None:
+        number = getattr(self, "modal_magic_bar", None)
+        if number is None or self.disable:
+            return setter(self, *arguments, **options)
+        if not reporter.may_move(number):
+            arguments, options = arguments[:1], {**options, "refresh": False}
+        setter(self, *arguments, **options)
+        if name == "set_postfix":
+            given = arguments[0] if arguments else options.pop("ordered_dict", None)
+            options.pop("refresh", None)
+            reporter.report(None, None, {**(given or {}), **options})
+        elif name == "set_postfix_str":
+            reporter.report(None, None, dict(NUMBERED.findall(self.postfix)))
+        return None
+
+    return told
 
 
 def _tell_tqdm_notebook(module: ModuleType, reporter: Reporter) -> None:
@@ -85,78 +114,11 @@ def _tell_tqdm_notebook(module: ModuleType, reporter: Reporter) -> None:
         setattr(module, name, trange)
 
 
-def _calm_rich(module: ModuleType, reporter: Reporter) -> None:
-    """Have what rich draws again and again (Live, Status, Progress) put out as into a file: its last state, once.
-
-    The kernel's environment says FORCE_COLOR, so rich takes the stream of a rank for a terminal, where lines can be
-    drawn anew. Colours, and what is printed meanwhile, stay as they are: the console's own settings are not touched.
-    """
-    live = module.Live
-    begin, end = live.__init__, live.stop
-
-    def __init__(self: Any, *arguments: Any, **options: Any) -> None:
-        begin(self, *arguments, **options)
-        self.modal_magic_calm = self.console.file in (sys.stdout, sys.stderr)
-        if self.modal_magic_calm:
-            calm = copy.copy(self.console)
-            calm._force_terminal, calm.is_interactive, calm.is_jupyter = False, False, False
-            calm._render_hooks, calm._live_stack, calm._live = [], [], None  # the last one is of rich before 14.1
-            self.console = calm
-
-    def stop(self: Any) -> None:
-        shown = self._started and getattr(self, "modal_magic_calm", False) and not self.transient
-        end(self)
-        if shown and self._live_render.last_render_height:
-            self.console.line()
-
-    live.__init__, live.stop = __init__, stop
-
-
-def _tell_rich(module: ModuleType, reporter: Reporter) -> None:
-    """Have the tasks of a rich.progress.Progress told; rich asks for them ten times a second."""
-    progress, text = module.Progress, module.Text
-    begin, get_renderable = progress.__init__, progress.get_renderable
-
-    def move(number: int, task: Any, ended: bool) -> None:
-        label = text.from_markup(str(task.description)).plain
-        reporter.move(number, label, task.completed, task.total, ended=ended)
-
-    def __init__(self: Any, *arguments: Any, **options: Any) -> None:
-        begin(self, *arguments, **options)
-        self.modal_magic_bars = {} if self.live.console.file in (sys.stdout, sys.stderr) else None
-        if self.modal_magic_bars is not None:
-            self.live.transient = True  # or rich writes an empty table at the end
-
-    def renderable(self: Any) -> Any:
-        bars = getattr(self, "modal_magic_bars", None)
-        if bars is None:
-            return get_renderable(self)
-        for task in self.tasks:
-            number, ended = bars[task.id] if task.id in bars else (next(reporter.numbers), False)
-            if not ended and task.started:
-                bars[task.id] = number, task.finished
-                move(number, task, task.finished)
-        return ""
-
-    def stop(self: Any) -> None:
-        bars: dict[int, tuple[int, bool]] | None = getattr(self, "modal_magic_bars", None)
-        self.live.stop()
-        if bars is None:
-            return
-        for task in self.tasks:
-            number, ended = bars[task.id] if task.id in bars else (next(reporter.numbers), False)
-            if not ended:
-                bars[task.id] = number, True
-                move(number, task, True)
-
-    progress.__init__, progress.get_renderable, progress.stop = __init__, renderable, stop
-
-
 TELLING: dict[str, Callable[[ModuleType, Reporter], None]] = {
     "tqdm.std": _tell_tqdm,
     "tqdm.notebook": _tell_tqdm_notebook,
-    "rich.live": _calm_rich,
-    "rich.progress": _tell_rich,
+    "rich.live": calm_rich,
+    "rich.progress": tell_rich,
 }
 """What is done to a module when a cell imports it."""
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from modal_magic import protocol as p
 from modal_magic.live import Gauges
 
-__all__ = ["RankView", "RunView"]
+__all__ = ["RankView", "RunView", "last_line"]
 
 
 LINE_CHARACTERS = 200

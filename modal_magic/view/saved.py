@@ -15,8 +15,11 @@ __all__ = ["as_html", "as_plain", "progress_line", "summary"]
 COLUMNS = 100
 ROWS = 32
 """Of more ranks than this, those are listed that are the furthest behind."""
+METRICS = 4
+"""So many metrics are shown of a rank, the first with its course."""
+LABEL_CHARACTERS = 16
 MARKS = {"done": "✓", "failed": "✗", "lost": "✗", "interrupted": "■", "running": "▶"}
-PLAIN_MARKS = {"✓": "+", "✗": "x", "■": "#", "▶": ">", "‖": "="}
+PLAIN_MARKS = {"✓": "+", "✗": "x", "■": "#", "▶": ">", "‖": "=", "›": ">", "…": "."}
 URGENT = ("failed", "lost", "interrupted")
 
 
@@ -57,14 +60,13 @@ def progress_line(shot: Snapshot) -> str:
     behind = min((row for row in shot.ranks if row.fraction is not None), key=_standing, default=None)
     parts = [f"{shot.session}: {duration(shot.now - shot.began)}"]
     if behind is not None and behind.loops:
-        loop = behind.loops[-1]
         who = f"slowest, rank {behind.rank}: " if len(shot.ranks) > 1 else ""
-        parts.append(f"{who}{loop.label or 'step'} {_step(loop.step, loop.total)} at {rate(loop.rate)} step/s")
+        label = "step " if [loop.label for loop in behind.loops] in ([""], ["step"]) else ""
+        parts.append(f"{who}{label}{_steps(behind)} at {rate(behind.loops[-1].rate)} step/s")
     if shot.left is not None:
         parts.append(f"{duration(shot.left)} left")
-    _, name = columns(shot)
-    values = [metric.value for row in shot.ranks for metric in row.metrics if metric.name == name]
-    if values:
+    for name in columns(shot)[1][:METRICS]:
+        values = [metric.value for row in shot.ranks for metric in row.metrics if metric.name == name]
         span = value(min(values)) if min(values) == max(values) else f"{value(min(values))} to {value(max(values))}"
         parts.append(f"{name} {span}")
     return ", ".join(parts)
@@ -97,8 +99,15 @@ def as_plain(shot: Snapshot, width: int = COLUMNS, unicode: bool = True) -> str:
     if rows:
         texts = [[cell.title for cell in rows[0]], *([cell.text for cell in row] for row in rows)]
         widths = [max(len(row[index]) for row in texts) for index in range(len(texts[0]))]
+        room, fitting = width, []
+        for index, size in enumerate(
+            widths[:-1]
+        ):  # a column that would be cut is left out: half a number is a wrong one
+            if index < 2 or size <= room:
+                room -= size + 2
+                fitting.append(index)
         for row in texts:
-            rank, state, *rest = [text.rjust(size) for text, size in zip(row[:-1], widths, strict=False)]
+            rank, state, *rest = [row[index].rjust(widths[index]) for index in fitting]
             lines.append("  ".join([rank, state.strip().ljust(widths[1]), *rest, row[-1]])[:width].rstrip())
     if len(shot.ranks) > ROWS:
         lines.append(f"{len(shot.ranks) - ROWS:,} more ranks")
@@ -122,12 +131,12 @@ def _listed(shot: Snapshot) -> list[RankRow]:
 
 
 def _table(shot: Snapshot) -> list[list[Cell]]:
-    stepping, name = columns(shot)
+    stepping, names = columns(shot)
     listed = _listed(shot)
-    shown = [metric for row in listed for metric in row.metrics if metric.name == name]
+    shown = [metric for row in listed for metric in row.metrics if metric.name in names[:1]]
     values = [number for metric in shown for number in metric.values if math.isfinite(number)]
-    low, high = (min(values), max(values)) if values else (0.0, 0.0)
-    return [[*_cells(row, stepping, name, low, high), *_used(row, shot), _last(row)] for row in listed]
+    scale = (min(values), max(values)) if values else (0.0, 0.0)
+    return [[*_cells(row, stepping, names[:METRICS], scale), *_used(row, shot), _last(row)] for row in listed]
 
 
 def _used(row: RankRow, shot: Snapshot) -> list[Cell]:
@@ -145,16 +154,16 @@ def _last(row: RankRow) -> Cell:
     return Cell("last line", row.last_line, code=True)
 
 
-def _cells(row: RankRow, stepping: bool, name: str | None, low: float, high: float) -> list[Cell]:
+def _cells(row: RankRow, stepping: bool, names: list[str], scale: tuple[float, float]) -> list[Cell]:
     cells = [Cell("rank", str(row.rank)), Cell("state", _state(row))]
     if stepping:
-        loop = row.loops[-1] if row.loops else None
-        cells.append(Cell("step", _step(loop.step, loop.total) if loop is not None else ""))
-        cells.append(Cell("step/s", rate(loop.rate) if loop is not None else ""))
-    if name is not None:
-        metric = next((metric for metric in row.metrics if metric.name == name), None)
-        course = f"{sparkline(metric.values, low, high)} {value(metric.value)}" if metric is not None else ""
-        cells.append(Cell(name, course))
+        cells.append(Cell("step", _steps(row)))
+        cells.append(Cell("step/s", rate(row.loops[-1].rate) if row.loops else ""))
+    metrics = {metric.name: metric for metric in row.metrics}
+    for name in names:
+        metric = metrics.get(name)
+        course = f"{sparkline(metric.values, *scale)} " if metric is not None and name == names[0] else ""
+        cells.append(Cell(name, f"{course}{value(metric.value)}" if metric is not None else ""))
     return cells
 
 
@@ -168,8 +177,17 @@ def _state(row: RankRow) -> str:
     return f"{MARKS.get(row.state, ' ')} {row.state}{line}"
 
 
-def _step(step: float, total: float | None) -> str:
-    return count(step) if total is None else f"{count(step)} / {count(total)}"
+def _steps(row: RankRow) -> str:
+    """`epoch 1 / 3 › batch 12 / 30`: the outermost loop and the innermost."""
+    shown = row.loops if len(row.loops) <= 2 else (row.loops[0], row.loops[-1])
+    told = []
+    for loop in shown:
+        label = loop.label if loop.label != "step" else ""  # as the column is called
+        if len(label) > LABEL_CHARACTERS:
+            label = f"{label[: LABEL_CHARACTERS - 1]}…"
+        of = f" / {count(loop.total)}" if loop.total is not None else ""
+        told.append(f"{label} {count(loop.step)}{of}".lstrip())
+    return " › ".join(told)
 
 
 def _html_cell(cell: Cell) -> str:

@@ -148,11 +148,10 @@ def where_it_runs(backend: str, nodes: int, ranks_per_node: int, gpu: str | None
     return f"{backend.capitalize()} {nodes}×{gpu or 'CPU'}"
 
 
-def columns(shot: Snapshot) -> tuple[bool, str | None]:
-    """Whether any rank tells of steps, and the metric that has a column: loss, or else the first there is."""
-    names = [metric.name for row in shot.ranks for metric in row.metrics]
-    name = "loss" if "loss" in names else names[0] if names else None
-    return any(row.loops for row in shot.ranks), name
+def columns(shot: Snapshot) -> tuple[bool, list[str]]:
+    """Whether any rank tells of steps, and the metrics: loss first, then in the order in which they were told."""
+    names = dict.fromkeys(metric.name for row in shot.ranks for metric in row.metrics)
+    return any(row.loops for row in shot.ranks), sorted(names, key=lambda name: name != "loss")
 
 
 def without_courses(shot: Snapshot) -> Snapshot:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from modal_magic import protocol as p
 from modal_magic.view.failure import cause_of, consequences, failure_sentence, strip_colours
-from modal_magic.view.model import RankView, RunView
+from modal_magic.view.model import RankView, RunView, last_line
 from modal_magic.view.snapshot import Failure, Loop, Metric, RankRow, SessionFacts, Snapshot, Stage
 from modal_magic.view.stack import stall_sentence
 
@@ -140,7 +140,7 @@ def _loop(bar: p.Progress, view: RankView, now: float) -> Loop:
     rate = bar.rate
     if rate is not None and view.state == "running" and now - view.moved > max(STILL_SECONDS, 3 / max(rate, 1e-9)):
         rate = 0.0
-    return Loop(bar.label, bar.current, bar.total, rate)
+    return Loop(last_line(bar.label), bar.current, bar.total, rate)
 
 
 def _outlook(loops: Sequence[Loop], state: str) -> tuple[float | None, float | None]:
