@@ -14,7 +14,8 @@ from modal_magic import config, registry
 from modal_magic.attaching import is_attended, notebook_of, show_missed, to_return_to
 from modal_magic.background import attend, exits
 from modal_magic.checking import check_cell, chosen_ranks
-from modal_magic.errors import ModalMagicError, SessionError, UsageError
+from modal_magic.errors import ModalMagicError, RankFailed, SessionError, UsageError
+from modal_magic.hints import with_hint
 from modal_magic.magic_options import options_of
 from modal_magic.magic_tables import POSITIONALS, TABLES
 from modal_magic.notebook_sessions import NotebookSessions
@@ -109,7 +110,10 @@ class ModalMagics(Magics):
         self.resources.prepare(session.backend_name)  # not earlier: importing torch takes a core for seconds
         for sentence in exits(run):
             say(sentence)
-        run.check()
+        try:
+            run.check()
+        except RankFailed as error:
+            raise with_hint(error, self.host.user_ns.keys() - self.host.user_ns_hidden.keys()) from None
         return None
 
     def leave_behind(self, run: Run, view: TextView, limited: bool, handle: str) -> None:

@@ -109,6 +109,10 @@ def test_a_rank_that_was_started_anew_says_so_when_it_misses_a_name(book: Notebo
     assert book.run("%%modal_distributed" + ALL_REDUCE).lines == [f"[rank {rank}] 4" for rank in range(4)]
     assert "4 fresh ranks" in book.run("%modal_restart").stdout
     assert "ranks 0-3 raised NameError" in book.run("%%modal_distributed\nprint(precious)").error
+    book.run("mine = 1")
+    shown = book.run("%%modal_distributed\nprint(mine)")
+    hint = "The notebook has `mine`, its ranks do not: define it in a %%modal_distributed cell."
+    assert shown.error.endswith(hint) and shown.traceback.endswith(hint)
 
 
 def test_a_restart_names_ranks_that_are_there(book: Notebook) -> None:

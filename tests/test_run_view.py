@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from modal_magic import protocol as p
+from modal_magic.errors import RankFailed
+from modal_magic.hints import with_hint
 from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours
 from modal_magic.view.model import RankView, RunView
 
@@ -204,6 +206,16 @@ def test_a_run_that_was_refused_is_told_in_the_words_of_the_refusal() -> None:
     unsent = fold(p.RunEnded(RUN, "failed", [3], 0.0, reason="rank 3 is lost"))
     assert (unsent.refusal, failure_sentence(unsent)) == ("rank 3 is lost", "rank 3 is lost")
     assert failure_sentence(fold(ended(3))) == "the run ended without a word from its ranks"
+
+
+def test_of_a_name_that_only_the_notebook_has_it_is_said_where_to_define_it() -> None:
+    def missing(name: str, kind: str = "NameError") -> RankFailed:
+        view = fold(submitted(2), *(failed(rank, f"name '{name}' is not defined", 2, kind) for rank in (0, 1)))
+        return with_hint(RankFailed("failed.", view, ("lines",)), {"x"})
+
+    hint = "The notebook has `x`, its ranks do not: define it in a %%modal_distributed cell."
+    assert (str(missing("x")), missing("x").rendered) == (f"failed. {hint}", ("lines", hint))
+    assert [str(missing("y")), str(missing("x", "ValueError"))] == ["failed.", "failed."]
 
 
 def test_colours_can_be_taken_out_of_a_text() -> None:
