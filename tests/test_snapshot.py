@@ -209,7 +209,7 @@ def test_a_row_names_the_outer_loop_and_the_inner_and_shows_several_metrics() ->
     assert titles.split()[:-2] == ["rank", "state", "step", "step/s", "loss", "acc", "lr", "cpu", "memory"]
     assert re.search(r" epoch 1 / 3 › batch of all th… 12 / 30  +5\.0  ▁{12} 0\.5  0\.75  0\.001 +62 %", row)
     assert "<td>epoch 1 / 3 › batch of all th… 12 / 30</td>" in as_html(shot)
-    told = "epoch 1 / 3 › batch of all th… 12 / 30 at 5.0 step/s, 16 s left, loss 0.5, acc 0.75, lr 0.001"
+    told = "epoch 1 / 3 › batch of all th… 12 / 30 at 5.0 step/s, 9.6 s left, loss 0.5, acc 0.75, lr 0.001"
     assert progress_line(shot) == f"train: 10 s, {told}"
 
 
