@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modal_magic.errors import CellSyntaxError, UsageError
+from modal_magic.magic_tables import TABLES
 from modal_magic.options import OPTIONS, Options, resolve
 from modal_magic.protocol import Retries
 from modal_magic.ranges import name_ranks, parse_ranks
@@ -17,7 +18,7 @@ from modal_magic.reading import parse_values
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["check_cell", "check_limits", "check_ranks", "check_source", "chosen_ranks"]
+__all__ = ["check_cell", "check_chosen", "check_limits", "check_ranks", "check_source", "chosen_ranks"]
 
 CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
@@ -38,13 +39,29 @@ def check_cell(shell: InteractiveShell, cell: str) -> None:
         return
     source = shell.transform_cell(cell)
     try:
-        _parse(source, name)
+        _refuse_magics(_parse(source, name))
     except SyntaxError as error:
         raise CellSyntaxError("".join(traceback.format_exception_only(error)).rstrip()) from None
 
 
-def _parse(source: str, name: str) -> None:
-    compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+def _parse(source: str, name: str) -> ast.Module:
+    tree: ast.Module = compile("\n" + source, name, "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    return tree
+
+
+def _refuse_magics(tree: ast.AST) -> None:
+    """Raise UsageError for a cell that holds one of our magics: the ranks have none of them."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="run_line_magic" | "run_cell_magic" as kind),
+                args=[ast.Constant(str(magic)), *_],
+            ) if magic.lstrip("%") in TABLES:
+                sign = "%%" if kind == "run_cell_magic" else "%"
+                raise UsageError(
+                    f"{sign}{magic} at cell line {node.lineno} is for the notebook, and its ranks do not have it: give "
+                    "it a cell of its own"
+                )
 
 
 def check_source(source: str) -> None:
@@ -80,6 +97,12 @@ def chosen_ranks(ranks: object, world_size: int) -> list[int] | None:
         return list(parse_ranks(",".join(map(str, ranks)), world_size))
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def check_chosen(ranks: object, show: object, world_size: int) -> None:
+    """Raise UsageError for ranks of `--ranks` or `--show` that a session does not have, or would not."""
+    for chosen in (ranks, show):
+        chosen_ranks(chosen, world_size)
 
 
 def check_limits(timeout: float | None, output_limit: int | None, retries: Retries) -> Options:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from modal_magic import config, registry
 from modal_magic.attaching import refuse_for
+from modal_magic.checking import check_chosen
 from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError
 from modal_magic.notices import say
-from modal_magic.options import OPTIONS, differences, resolve
+from modal_magic.options import OPTIONS, Options, differences, resolve
 from modal_magic.resources import Resources, choose_backend
 from modal_magic.session import Session
 from modal_magic.taking_over import settings_of, take_over
@@ -64,6 +65,7 @@ class NotebookSessions:
             # What takes the place of a session that has ended is as that one was, but for what the line says.
             return self.start(self._wanted(known, given) if known is not None else given, given.get("session"))
         if not differences(given, session.shape):
+            check_chosen(given.get("ranks"), given.get("show"), session.world_size)
             self._settings[session.name] = take_over(session, given, self._settings.get(session.name, {}))
             self._end_with_kernel(session.name, given)
             if given.get("restart"):
@@ -74,9 +76,10 @@ class NotebookSessions:
         if not given.get("restart"):
             asked = resolve({key: wanted[key] for key in SHAPE & wanted.keys()}).shape()
             raise UsageError(
-                f"session {session.name!r} has the shape {shape}, and the line asks for {asked}: add --restart to "
-                "replace it (its variables are lost), or --session NAME to start another beside it"
+                f"session {session.name!r} has the shape {shape}, and with this line it would have {asked}: add "
+                "--restart to replace it (its variables are lost), or --session NAME to start another beside it"
             )
+        self._options(wanted, session.name)  # raises what makes no sense before anything is lost
         session.stop()
         self._forget(session.name)
         return self.start(wanted, session.name)
@@ -107,7 +110,7 @@ class NotebookSessions:
 
     def start(self, given: Mapping[str, object], name: object) -> Session:
         """A new session, which becomes the current one."""
-        options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given, {"session": name})
+        options = self._options(given, name)
         if options.backend == "auto" and choose_backend("auto") == "local":
             say(
                 "No Modal token is configured, so the ranks run on this machine. `modal token new` changes that; "
@@ -125,6 +128,14 @@ class NotebookSessions:
         self.attached[session.name] = session
         self.current = session.name
         return session
+
+    @staticmethod
+    def _options(given: Mapping[str, object], name: object) -> Options:
+        """What a line asks for of a new session. Raises UsageError for ranks that the session would not have."""
+        options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given, {"session": name})
+        shape = options.shape()
+        check_chosen(options.ranks, options.show, shape.replicas * shape.nproc_per_node)
+        return options
 
     def _end_with_kernel(self, name: str, given: Mapping[str, object]) -> None:
         if given.get("end_with_kernel"):

@@ -44,9 +44,17 @@ def test_a_line_that_makes_no_sense_is_refused_in_one_line(book: Notebook, line:
     assert registry.names() == before and not shown.stdout
 
 
-def test_ranks_that_are_not_there_are_refused(book: Notebook) -> None:
-    shown = book.run("%%modal_distributed --replicas 2 --backend local --ranks 0,7\nprint(1)")
+def test_ranks_that_are_not_there_are_refused_and_nothing_is_started_or_lost(book: Notebook) -> None:
+    before = registry.names()
+    shown = book.run("%%modal_distributed --replicas 2 --backend local --session new --ranks 0,7\nprint(1)")
     assert "there is no rank 7" in shown.error and "0-1" in shown.error and not shown.stdout
+    assert registry.names() == before
+    book.run("%%modal_distributed --replicas 2 --backend local --session new\nx = rank")
+    assert "there is no rank 7" in book.run("%%modal_distributed --restart --ranks 7\nprint(1)").error
+    shown = book.run("%%modal_distributed --replicas 3 --session new --restart --show 5\nprint(1)")
+    assert "there is no rank 5" in shown.error
+    assert book.run("%%modal_distributed --ranks 1\nprint(x, world_size)").lines == ["[rank 1] 1 2"]
+    book.run("%modal_stop new")
 
 
 def test_a_syntax_error_is_shown_as_python_shows_it_and_nothing_is_sent(book: Notebook) -> None:
@@ -56,6 +64,16 @@ def test_a_syntax_error_is_shown_as_python_shows_it_and_nothing_is_sent(book: No
     assert "line 3" in shown.traceback and "for i in range(3) print(i)" in shown.traceback
     assert "modal_magic" not in shown.traceback
     assert "in the log" in book.run("%modal_logs").stdout
+
+
+@pytest.mark.parametrize("magic", ["%%modal_distributed", "    %modal_status", "x = %modal_stop"])
+def test_a_magic_of_ours_within_a_cell_is_refused_in_one_line(book: Notebook, magic: str) -> None:
+    name = magic.removeprefix("x = ").strip()
+    shown = book.run(f"%%modal_distributed --backend local\nif True:\n    y = '%modal_stop'\n{magic}\n")
+    assert shown.error == (
+        f"{name} at cell line 4 is for the notebook, and its ranks do not have it: give it a cell of its own"
+    )
+    assert "Traceback" not in shown.traceback and not shown.stdout
 
 
 @pytest.mark.parametrize("cell", ["", "\n\n", "   \n"])

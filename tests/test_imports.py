@@ -89,7 +89,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "hints": {*GROUND, "view"},
     "notices": {*GROUND, "run", "session", "background", "view"},
     "taking_over": {*GROUND, "session", "notices"},
-    "notebook_sessions": {*GROUND, "registry", "resources", "session", "attaching", "notices", "taking_over"},
+    "notebook_sessions": {
+        *GROUND,
+        *("registry", "checking", "resources", "session", "attaching", "notices", "taking_over"),
+    },
     "magic_options": GROUND,
     "magics": {
         *GROUND,
