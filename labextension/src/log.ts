@@ -6,6 +6,7 @@ import type { Api, LogLine } from './api';
 import * as format from './format';
 import { icon } from './icons';
 import type { RankRow, Snapshot } from './protocol';
+import { loopsOf, numbersOf } from './told';
 import { plain, type Say } from './translate';
 
 const SHOWN_LINES = 500;
@@ -81,6 +82,8 @@ export class LogPane {
     const __ = this._say;
     const facts = row
       ? [
+          loopsOf(row),
+          ...numbersOf(row.metrics),
           __('node %1', row.node),
           row.pid ? `pid ${row.pid}` : '',
           row.line ? __('cell line %1', row.line) : '',

@@ -6,6 +6,7 @@ import * as format from './format';
 import { icon } from './icons';
 import type { Metric, RankRow, Snapshot } from './protocol';
 import { lookOfRank, rests } from './states';
+import { besides, loopsOf } from './told';
 import { plain, type Say } from './translate';
 
 /** What the rows of one view have in common. */
@@ -70,6 +71,7 @@ export function rankRow(
   say: Say
 ): TemplateResult {
   const look = lookOfRank(row);
+  const beside = besides(row, columns.metric);
   const mark = row.state === 'failed' || row.state === 'lost' ? 'err' : row.awaited ? 'hit' : open ? 'sel' : '';
   return html`<div
     class="row ${mark}"
@@ -95,7 +97,9 @@ export function rankRow(
             : format.size(row.memory)}</span
         >`
       : nothing}
-    <span class="g-last code el" role="gridcell">${plain(row.last_line)}</span>
+    <span class="g-last code el" role="gridcell"
+      >${beside ? html`<span class="dim">${beside}</span> ` : nothing}${plain(row.last_line)}</span
+    >
   </div>`;
 }
 
@@ -158,7 +162,7 @@ function steps(row: RankRow, bar: string, say: Say): TemplateResult {
         <i style="width:${percent ?? 0}%"></i>
       </div>
     </div>
-    <span class="g-step" role="gridcell" title=${row.loops.map(each => each.label).filter(Boolean).join(' › ')}
+    <span class="g-step" role="gridcell" title=${loopsOf(row)}
       >${format.count(loop.step)}${loop.total === null
         ? nothing
         : html` <span class="dim">/ ${format.count(loop.total)}</span>`}</span

@@ -54,6 +54,16 @@ describe('a view', () => {
     expect(host.querySelector('.row .g-left')?.textContent).toBe('2.5 s');
   });
 
+  it('names the loops of a rank, and shows the numbers that have no column', () => {
+    const loops = [{ label: 'my epoch', step: 1, total: 3, rate: 0.1 }, { label: 'batch', step: 12, total: 30, rate: 5 }];
+    const metrics = ['acc', 'loss', 'lr'].map((name, index) => ({ name, value: index / 4, steps: [0], values: [index / 4] }));
+    const host = drawn({ shot: { ranks: [row(0, { loops, metrics, last_line: 'saved' }), row(1)] } });
+    const cells = [...host.querySelectorAll('.row')].map(each => each.querySelector('.g-last')?.textContent?.trim());
+    expect(cells).toEqual(['my epoch 1 / 3 › batch · acc 0 · lr 0.5000 saved', '']);
+    expect(host.querySelector('.row .g-step')?.getAttribute('title')).toBe('my epoch 1 / 3 › batch 12 / 30');
+    expect(host.querySelector('.row .g-step')?.textContent?.trim()).toBe('12 / 30');
+  });
+
   it('marks the rank that the others wait for', () => {
     const host = drawn({ shot: { stall: 'rank 0 waits', ranks: [row(0, { waits_in: 'all_reduce #77' }), row(1, { awaited: true, line: 18 })] } });
     expect([...host.querySelectorAll('.row .g-st')].map(each => each.textContent?.trim())).toEqual(['all_reduce #77', 'Stragglerline 18']);
