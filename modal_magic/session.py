@@ -307,7 +307,8 @@ class Session:
         try:
             self._client.attach()
             if self._runs.found:
-                self.status()  # its answer comes behind what these runs were up to now
+                with contextlib.suppress(GatewayBusy):  # there may be much to be told
+                    self.status()  # its answer comes behind what these runs were up to now
         except BaseException as error:
             gone = error if isinstance(error, SessionError) else SessionClosed(f"{self.name!r} was not waited for")
             self._shut(gone, p.Detach())

@@ -179,6 +179,8 @@ def test_where_no_rank_is_left_it_is_said_how_to_start_anew(up: bool) -> None:
     rig.run("a")
     begun = "back with all variables" if up else "there"
     anew = "%modal_stop ends the session, the next cell starts anew"
+    rig.ask(p.Restart("r", None))
+    assert rig.answered(p.Refused) == [p.Refused("r", f"the nodes of ranks 0-3 do not answer: {anew}")]
     told = [rig.logged(p.SessionChanged)[-1].reason, rig.logged(p.RunEnded)[-1].reason]
     assert told == [
         f"nodes 0-1 do not answer: ranks 0-3 will be {begun} if they do. Otherwise {anew}",

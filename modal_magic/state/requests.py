@@ -53,9 +53,16 @@ def _restart(truth: Truth, client: bytes, request: p.Restart) -> None:
         return
     away = [rank for rank in chosen if truth.settings.topology.node_of(rank) not in truth.nodes]
     if away and truth.rendezvous is not None:
-        silent = any(truth.settings.topology.node_of(rank) in truth.silent for rank in away)
-        how = "does not answer" if silent else "is gone"
-        reason = f"the node of {name_ranks(away)} {how}: {START_ANEW}"
+        nodes = {truth.settings.topology.node_of(rank) for rank in away}
+        one = len(nodes) == 1
+        how = (
+            ("does not answer" if one else "do not answer")
+            if nodes & truth.silent
+            else "is gone"
+            if one
+            else "are gone"
+        )
+        reason = f"the node{'s' * (not one)} of {name_ranks(away)} {how}: {START_ANEW}"
         truth.do(Answer(client, p.Refused(request.request, reason)))
         return
     if not chosen:
