@@ -50,7 +50,7 @@ patient: lint ## lint, and the tests that promise nothing of time
 
 # Where the one has failed the other goes on to its end. What is said here is shown when it is over.
 beside: $(VIEWS)
-	@said=$$(mktemp); nice -n 19 $(MAKE) --no-print-directory patient >$$said 2>&1; failed=$$?; \
+	@said=$$(mktemp); nice -n 5 $(MAKE) --no-print-directory patient >$$said 2>&1; failed=$$?; \
 	cat $$said; rm $$said; exit $$failed
 
 emulator: $(READY) tools ## an emulator of Modal to rehearse against (root, Linux); it prints what to set, and ends with Ctrl-D

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ __all__ = ["APP_PREFIX", "apps", "left_running", "remove_idle"]
 
 APP_PREFIX = "modal-magic-"
 """How the names of our apps begin; the rest is a hash of what they are made of."""
+COLOURS = ("FORCE_COLOR", "CLICOLOR_FORCE")
 LOOK_SECONDS = 0.3
 ASK_SECONDS = 30.0
 """How long Modal's command line has for an answer."""
@@ -68,6 +70,8 @@ def _command(*words: str) -> str:
             text=True,
             timeout=ASK_SECONDS,
             check=False,
+            # A kernel asks for colours (FORCE_COLOR), which are no JSON.
+            env={name: value for name, value in os.environ.items() if name not in COLOURS} | {"NO_COLOR": "1"},
         )
     except subprocess.TimeoutExpired:
         raise modal.exception.ConnectionError(f"`modal container {words[0]}` took {ASK_SECONDS:g} s") from None

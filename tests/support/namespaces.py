@@ -32,10 +32,11 @@ def two_hosts() -> Iterator[tuple[Host, Host]]:
     """Two namespaces that reach each other, and this process, over IPv6 alone; removed at the end."""
     tag = f"mm{os.getpid() % 100_000}"
     names = [f"{tag}a", f"{tag}b"]
-    addresses = ["fdaa:0:1:1::2", "fdaa:0:1:2::2"]
+    network = f"fdaa:0:{os.getpid() % 0xFFFF + 1:x}"  # its own, for tests may run beside each other
+    addresses = [f"{network}:1::2", f"{network}:2::2"]
     _ip("link", "add", tag, "type", "bridge")
     try:
-        _ip("addr", "add", "fdaa:0:1::1/48", "dev", tag, "nodad")
+        _ip("addr", "add", f"{network}::1/48", "dev", tag, "nodad")
         _ip("link", "set", tag, "up")
         for name, address in zip(names, addresses, strict=True):
             folder = Path("/etc/netns", name)
