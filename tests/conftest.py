@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,11 @@ for session in list(get_ipython().magics_manager.registry["ModalMagics"].session
     session.stop()
 """
 """Ends the sessions of a kernel, and none of another."""
+
+
+def pytest_configure() -> None:
+    """Hear interrupts, and have children hear them, also where a shell has started the tests in its background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

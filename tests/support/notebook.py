@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -97,7 +98,9 @@ class Notebook:
 @contextmanager
 def notebook(file: str = "") -> Iterator[Notebook]:
     """A fresh kernel, shut down at the end as a notebook's menu would. `file` is the notebook that its server names."""
-    manager = KernelManager(kernel_name="python3", transport="ipc")
+    # Without a folder of its own the kernel's sockets lie in ours, where another process of tests makes its own.
+    folder = tempfile.TemporaryDirectory(prefix="kernel-")
+    manager = KernelManager(kernel_name="python3", transport="ipc", ip=f"{folder.name}/ipc")
     manager.start_kernel(env={**os.environ, "JPY_SESSION_NAME": file})
     client = manager.blocking_client()
     client.start_channels()
@@ -109,3 +112,4 @@ def notebook(file: str = "") -> Iterator[Notebook]:
         if manager.has_kernel:
             manager.shutdown_kernel(now=False)
         manager.cleanup_resources()
+        folder.cleanup()
