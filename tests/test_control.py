@@ -111,6 +111,22 @@ def test_an_interrupt_is_heard_wherever_python_runs(book: Notebook, name: str) -
     check_that_all_goes_on(book)
 
 
+def test_no_time_is_lost_on_the_traceback_of_what_an_interrupt_cancels(book: Notebook) -> None:
+    book.run(BEFORE)
+    observed = """formatter = get_ipython().InteractiveTB
+structured = type(formatter).structured_traceback
+def observe(*arguments, **options):
+    print('formatted', flush=True)
+    return structured(formatter, *arguments, **options)
+formatter.structured_traceback = observe
+"""
+    shown, _ = interrupted(book, f"{observed}await asyncio.sleep(60)")
+    assert shown.error_name == "RunInterrupted" and "formatted" not in shown.stdout
+    failed = book.run(f"{FOUR}1 / 0")
+    assert "formatted" in failed.stdout  # where it is wanted
+    book.run(f"{FOUR}del formatter.structured_traceback")
+
+
 def test_a_sleeping_rank_hears_an_interrupt_before_anything_is_cut(book: Notebook) -> None:
     book.run(BEFORE)
     heard = "try:\n    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('heard', time.time())\n    raise"

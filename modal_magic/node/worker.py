@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import math
@@ -154,8 +155,9 @@ class Worker:
         return "failed", describe(error, self.shell.shown, kind, reminder if missing else "", call), None
 
     def was_freed(self, error: BaseException) -> bool:
-        """Whether an error of the cell is only what our own interrupt made of it."""
-        ours = isinstance(error, KeyboardInterrupt) or self.framework.kind_of(error) == "communication"
+        """Whether an error of the cell is only what our own interrupt made of it. What it awaits is cancelled."""
+        freed = isinstance(error, KeyboardInterrupt | asyncio.CancelledError)
+        ours = freed or self.framework.kind_of(error) == "communication"
         return ours and self.running in self.unwanted
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
