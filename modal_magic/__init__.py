@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from modal_magic.resuming import commit as commit
     from modal_magic.resuming import on_preempt as on_preempt
     from modal_magic.resuming import reload as reload
-    from modal_magic.run import Run as Run
-    from modal_magic.session import Session as Session
+    from modal_magic.sessions.run import Run as Run
+    from modal_magic.sessions.session import Session as Session
 
     attempt: int
     checkpoint_dir: Path
 
 _ROOMS = {
     "Retries": "protocol",
-    "Run": "run",
-    "Session": "session",
+    "Run": "sessions.run",
+    "Session": "sessions.session",
     "commit": "resuming",
     "on_preempt": "resuming",
     "progress": "reporting",
@@ -80,13 +80,13 @@ def __getattr__(name: str) -> Any:
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """`%load_ext modal_magic`: register the magics, and prepare the first session in the background."""
-    from modal_magic.extension import load
+    from modal_magic.notebook.extension import load
 
     load(shell)
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """`%unload_ext modal_magic`: let go of everything; sessions live on until their lease is over."""
-    from modal_magic.extension import unload
+    from modal_magic.notebook.extension import unload
 
     unload(shell)

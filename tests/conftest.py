@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from modal_magic.backends.local import LocalBackend
-from modal_magic.resources import Resources
-from modal_magic.session import Session
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.session import Session
 from tests.emulator.handle import Handle, emulator
 from tests.support.notebook import Notebook, notebook
 from tests.support.processes import described, gone, ours

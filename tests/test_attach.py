@@ -17,11 +17,11 @@ import pytest
 
 from modal_magic import Session, registry
 from modal_magic import protocol as p
-from modal_magic.attaching import is_deserted, refuse_for, to_return_to
 from modal_magic.errors import GatewayBusy, GatewayLost, RankFailed, RunInterrupted, SessionError, UsageError
+from modal_magic.notebook.attaching import is_deserted, refuse_for, to_return_to
 from modal_magic.options import resolve
-from modal_magic.resources import Resources
-from modal_magic.run import Run
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.run import Run
 from modal_magic.view.failure import strip_colours
 from tests.support.notebook import Notebook, notebook
 

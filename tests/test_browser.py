@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from modal_magic import registry
-from modal_magic.session import Session
+from modal_magic.sessions.session import Session
 from tests.bench.simulated import STEPS, simulate
 from tests.support.browser import TOKEN, Lab, chromium, command, jupyter_lab, open_book, step_of
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from modal_magic.completion import complete, fragment
 from modal_magic.magic_tables import TABLES
+from modal_magic.notebook.completion import complete, fragment
 from modal_magic.options import OPTIONS
 
 SESSIONS = ("train-1", "evaluate")

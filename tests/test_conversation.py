@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from modal_magic import protocol as p
-from modal_magic.conversation import Conversation
 from modal_magic.gateway.clients import Clients
 from modal_magic.gateway.log import EventLog
+from modal_magic.links.conversation import Conversation
 from modal_magic.live import LiveTable
 
 TICK = 0.05

@@ -13,8 +13,8 @@ import pytest
 
 from modal_magic import RankFailed, Session, UsageError
 from modal_magic.backends.local import Host, LocalBackend
-from modal_magic.resources import Resources
-from modal_magic.run import Run
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.run import Run
 from modal_magic.view.model import RankView
 from tests.support.namespaces import possible, set_link, two_hosts
 from tests.support.processes import gone

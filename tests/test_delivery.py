@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from modal_magic import protocol as p
-from modal_magic.delivery import BEAT, WINDOW_BYTES, Delivery, epoch_of
+from modal_magic.links.delivery import BEAT, WINDOW_BYTES, Delivery, epoch_of
 
 
 class Pair:

@@ -12,8 +12,8 @@ import pytest
 from msgspec import inspect as look
 
 from modal_magic import protocol as p
-from modal_magic.delivery import Delivery
 from modal_magic.gateway import Gateway
+from modal_magic.links.delivery import Delivery
 from modal_magic.specs import GatewaySpec
 from tests.test_protocol import example_of, members
 

@@ -29,7 +29,6 @@ GROUND = {
     "config",
     "containers",
     "protocol",
-    "framing",
     "topology",
     "specs",
     "lines",
@@ -50,7 +49,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "options": {"errors", "ranges", "values", "reading", "containers"},
     "magic_tables": {"values", "reading", "options"},
     "config": {"errors", "values", "reading", "options"},
-    "framing": {"protocol"},
     "specs": {"protocol"},
     "topology": {"protocol", "options"},
     "lines": {"protocol"},
@@ -59,64 +57,24 @@ MAY_IMPORT: dict[str, set[str]] = {
     "prices": {"errors", "containers", "protocol"},
     "state": {"protocol", "ranges", "values", "topology", "state"},
     "segments": {"protocol"},
-    "waiting": set(),
-    "link": {"protocol"},
-    "link_thread": {"protocol", "link", "waiting"},
-    "delivery": {"protocol"},
-    "gateway": {"protocol", "specs", "topology", "lines", "live", "state", "segments", "delivery", "gateway"},
-    "gateway/serving": {"protocol", "specs", "link", "waiting", "gateway"},
+    "links": {"protocol", "links"},
+    "links/client": {*GROUND, "registry", "links"},
+    "gateway": {"protocol", "specs", "topology", "lines", "live", "state", "segments", "links/delivery", "gateway"},
+    "gateway/serving": {"protocol", "specs", "links", "gateway"},
     "registry": GROUND,
-    "completion": GROUND,
-    "conversation": {"protocol"},
-    "client": {*GROUND, "registry", "link", "link_thread", "conversation"},
     "this_rank": set(),
     "reporting": {"this_rank"},
     "resuming": {"errors", "this_rank"},
-    "run": {*GROUND, "view"},
-    "transcript": {*GROUND, "segments"},
-    "session_runs": {*GROUND, "run", "view"},
-    "answers": {*GROUND, "client"},
-    "checking": GROUND,
-    "resources": {*GROUND, "link_thread", "backends"},
-    "planning": {*GROUND, "registry", "backends"},
-    "session": {
-        *GROUND,
-        *("registry", "client", "run", "session_runs", "answers", "checking", "resources", "planning", "transcript"),
-        "view",
-    },
-    "attaching": {*GROUND, "registry", "run", "resources", "session", "view"},
-    "background": {*GROUND, "run", "view"},
-    "hints": {*GROUND, "view"},
-    "notices": {*GROUND, "run", "session", "background", "view"},
-    "taking_over": {*GROUND, "session", "notices"},
-    "notebook_sessions": {
-        *GROUND,
-        *("registry", "checking", "resources", "session", "attaching", "notices", "taking_over"),
-    },
-    "magic_options": GROUND,
-    "magics": {
-        *GROUND,
-        *(
-            "registry",
-            "magic_options",
-            "checking",
-            "resources",
-            "run",
-            "transcript",
-            "session",
-            "attaching",
-            "background",
-            "hints",
-        ),
-        *("notices", "notebook_sessions", "taking_over", "view"),
-    },
-    "extension": {*GROUND, "registry", "completion", "magics"},
-    "backends": {*GROUND, "registry", "link", "resuming", "backends"},
+    "sessions": {*GROUND, "segments", "registry", "links", "sessions", "view"},
+    "sessions/resources": {*GROUND, "links/thread", "backends"},
+    "sessions/planning": {*GROUND, "registry", "backends"},
+    "notebook": {*GROUND, "registry", "sessions", "notebook", "view"},
+    "backends": {*GROUND, "registry", "links", "resuming", "backends"},
     "frameworks": {*GROUND, "frameworks"},
-    "node": {*GROUND, "link", "waiting", "delivery", "frameworks", "node"},
+    "node": {*GROUND, "links", "frameworks", "node"},
     "node/born": {*GROUND, "gateway", "frameworks", "node"},
     "view": {*GROUND, "view"},
-    "server": {*GROUND, "registry", "link_thread", "client", "view", "server"},
+    "server": {*GROUND, "registry", "links", "view", "server"},
 }
 """The arrows of the design: for each room, or each file of one, what it may import at run time."""
 
@@ -206,7 +164,17 @@ def loaded_by(statement: str, *suspects: str) -> list[str]:
 
 
 def test_importing_the_package_loads_next_to_nothing() -> None:
-    suspects = ("torch", "modal", "IPython", "ipywidgets", "zmq", "msgspec", "numpy", "asyncio", "modal_magic.session")
+    suspects = (
+        "torch",
+        "modal",
+        "IPython",
+        "ipywidgets",
+        "zmq",
+        "msgspec",
+        "numpy",
+        "asyncio",
+        "modal_magic.sessions.session",
+    )
     assert loaded_by("import modal_magic", *suspects) == []
 
 
@@ -220,7 +188,7 @@ def test_loading_the_magics_loads_neither_torch_nor_modal_nor_widgets() -> None:
         "modal_magic.backends.local",
         "modal_magic.gateway",
     )
-    assert loaded_by("import modal_magic.magics, modal_magic.extension", *suspects) == []
+    assert loaded_by("import modal_magic.notebook.magics, modal_magic.notebook.extension", *suspects) == []
 
 
 def test_every_public_name_is_there() -> None:
@@ -250,15 +218,17 @@ def test_every_room_has_its_doors_written_down() -> None:
 
 
 def test_arrows_are_seen_wherever_they_stand() -> None:
-    assert imports("resources") >= {"errors", "link_thread", "backends/base", "backends/local"}
-    assert "session" not in imports("view/console")  # only type checkers follow that one
+    assert imports("sessions/resources") >= {"errors", "links/thread", "backends/base", "backends/local"}
+    assert "sessions/session" not in imports("view/console")  # only type checkers follow that one
     assert "gateway/serving" in imports("node/born")
 
 
 def test_a_room_imports_only_what_it_may() -> None:
     wrong = {
         name: {
-            found for found in imports(name) if room_of(found) not in MAY_IMPORT.get(name, MAY_IMPORT[room_of(name)])
+            found
+            for found in imports(name)
+            if not {found, room_of(found)} & MAY_IMPORT.get(name, MAY_IMPORT[room_of(name)])
         }
         for name in FILES.keys() - FREE
     }
@@ -266,21 +236,22 @@ def test_a_room_imports_only_what_it_may() -> None:
 
 
 def test_only_the_extension_imports_the_magics() -> None:
-    assert [name for name in FILES if "magics" in imports(name)] == ["extension"]
-    assert [name for name in FILES if "extension" in imports(name)] == ["__init__"]
+    assert [name for name in FILES if "notebook/magics" in imports(name)] == ["notebook/extension"]
+    assert [name for name in FILES if "notebook/extension" in imports(name)] == ["__init__"]
 
 
 def test_only_the_resources_of_sessions_reach_for_a_backend() -> None:
     reaching = {name for name in FILES if any(room_of(found) == "backends" for found in imports(name))}
-    assert {room_of(name) for name in reaching} <= {"resources", "planning", "backends"}
-    at_import = {*imported_from_us(module_level(TREES["resources"])), *imports("planning")}
+    outside = {name for name in reaching if room_of(name) != "backends"}
+    assert outside == {"sessions/resources", "sessions/planning"}
+    at_import = {*imported_from_us(module_level(TREES["sessions/resources"])), *imports("sessions/planning")}
     assert {found for found in at_import if room_of(found) == "backends"} == {"backends/base"}
 
 
 def test_only_what_runs_beside_a_rank_imports_torch_or_ipython_at_once() -> None:
     heavy = {
         "torch": {f"frameworks/{name}" for name in ("calls", "ddp", "store", "torch", "works")},
-        "IPython": {"magics", "magic_options", "extension", "node/shell"},
+        "IPython": {"notebook/magics", "notebook/magic_options", "notebook/extension", "node/shell"},
         "modal": ON_MODAL,
     }
     for module, allowed in heavy.items():

@@ -15,7 +15,7 @@ import pytest
 from modal_magic import Session, SessionClosed, registry
 from modal_magic.backends.base import Plan
 from modal_magic.backends.specifications import make_session_keys, specifications
-from modal_magic.resources import Resources
+from modal_magic.sessions.resources import Resources
 from tests.support.notebook import notebook
 from tests.support.processes import gone, ours
 from tests.test_processes import everyone

@@ -16,11 +16,11 @@ import zmq
 
 from modal_magic import Session, registry
 from modal_magic import protocol as p
-from modal_magic.delivery import Delivery
 from modal_magic.errors import RankFailed
-from modal_magic.link import Keys, connect, make_keys
-from modal_magic.link_thread import LinkThread
-from modal_magic.resources import Resources
+from modal_magic.links.delivery import Delivery
+from modal_magic.links.link import Keys, connect, make_keys
+from modal_magic.links.thread import LinkThread
+from modal_magic.sessions.resources import Resources
 
 EVERY = range(4)
 

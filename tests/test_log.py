@@ -17,7 +17,7 @@ from hypothesis import strategies as some
 from modal_magic import protocol as p
 from modal_magic.gateway.log import EventLog
 from modal_magic.segments import SMALLEST_BYTES, read_records
-from modal_magic.transcript import asked, left_behind
+from modal_magic.sessions.transcript import asked, left_behind
 
 Open = Callable[..., EventLog]
 BIG = 1 << 40

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from modal_magic import RankFailed, RunInterrupted, Session
-from modal_magic.resources import Resources
-from modal_magic.run import Run
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.run import Run
 from tests.emulator.handle import Handle
 from tests.support.modal_service import seen
 from tests.support.namespaces import possible

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modal_magic import Session
-from modal_magic.session import Resources
+from modal_magic.sessions.session import Resources
 from tests.emulator.handle import Handle
 from tests.support.modal_service import modal_book, seen
 from tests.support.namespaces import possible

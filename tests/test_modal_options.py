@@ -13,7 +13,7 @@ import pytest
 from modal_magic.containers import Containers
 from modal_magic.errors import SessionError, UsageError
 from modal_magic.options import Options
-from modal_magic.session import Resources, Session
+from modal_magic.sessions.session import Resources, Session
 from tests.emulator.handle import Handle
 from tests.support.modal_service import modal_book, seen
 from tests.support.namespaces import possible

@@ -15,7 +15,7 @@ import pytest
 
 from modal_magic import Session, registry
 from modal_magic.protocol import SILENCE_SECONDS
-from modal_magic.resources import Resources
+from modal_magic.sessions.resources import Resources
 from tests.support.notebook import Notebook, notebook
 from tests.support.processes import gone, ours
 

@@ -14,8 +14,8 @@ import pytest
 from modal_magic import GatewayLost, RankFailed, Session, SessionClosed, SessionError, registry
 from modal_magic.backends.local import LocalBackend
 from modal_magic.backends.zygotes import await_ready, spawn
-from modal_magic.link import make_keys
-from modal_magic.resources import Resources
+from modal_magic.links.link import make_keys
+from modal_magic.sessions.resources import Resources
 from modal_magic.specs import GatewaySpec, GatewayUp, StartGateway, Take
 from tests.support import memory
 from tests.support.notebook import notebook

@@ -14,9 +14,9 @@ import pytest
 import modal_magic
 from modal_magic import protocol as p
 from modal_magic.node.progress import Reporter
-from modal_magic.resources import Resources
-from modal_magic.run import Run
-from modal_magic.session import Session
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.run import Run
+from modal_magic.sessions.session import Session
 
 pytestmark = pytest.mark.patient
 

@@ -14,7 +14,7 @@ from msgspec import inspect as look
 
 from modal_magic import protocol as p
 from modal_magic import specs
-from modal_magic.framing import frame, split
+from modal_magic.links.framing import frame, split
 
 UNIONS: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "event": (p.WorkerEvent, p.decode_event),

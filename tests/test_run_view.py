@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modal_magic import protocol as p
 from modal_magic.errors import RankFailed
-from modal_magic.hints import with_hint
+from modal_magic.notebook.hints import with_hint
 from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours
 from modal_magic.view.model import RankView, RunView
 

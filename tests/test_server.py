@@ -25,11 +25,11 @@ from pytest_jupyter.jupyter_server import jp_server_cleanup as jp_server_cleanup
 from tornado.httpclient import HTTPClientError, HTTPResponse
 
 from modal_magic import registry
-from modal_magic.client import ATTACH_SECONDS
 from modal_magic.errors import SessionError
-from modal_magic.resources import Resources
+from modal_magic.links.client import ATTACH_SECONDS
 from modal_magic.server.hub import LOOK_SECONDS, Hub, changes
-from modal_magic.session import Session
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.session import Session
 from modal_magic.view.snapshot import RankRow, Snapshot
 from tests.test_imports import loaded_by
 

@@ -6,8 +6,8 @@ from typing import cast
 
 from modal_magic import Session
 from modal_magic import protocol as p
-from modal_magic.run import Run
-from modal_magic.session_runs import LATE_BYTES, SessionRuns
+from modal_magic.sessions.run import Run
+from modal_magic.sessions.runs import LATE_BYTES, SessionRuns
 
 
 def run(name: str) -> Run:

@@ -85,7 +85,7 @@ def forget(patch: pytest.MonkeyPatch, timer: str) -> None:
 
 
 def never_repeat(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("modal_magic.delivery.REPEAT_SECONDS", math.inf)
+    patch.setattr("modal_magic.links.delivery.REPEAT_SECONDS", math.inf)
 
 
 def never_reach_a_time_limit(patch: pytest.MonkeyPatch) -> None:

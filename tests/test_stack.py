@@ -14,7 +14,7 @@ import pytest
 from modal_magic import RunInterrupted, Session
 from modal_magic import protocol as p
 from modal_magic.ranges import parse_ranks
-from modal_magic.run import Run
+from modal_magic.sessions.run import Run
 from tests.support.notebook import Notebook, notebook
 
 FOUR = "%%modal_distributed --replicas 4 --backend local\n"

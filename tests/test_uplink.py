@@ -8,7 +8,7 @@ import pytest
 import zmq
 
 from modal_magic import protocol as p
-from modal_magic.delivery import Delivery
+from modal_magic.links.delivery import Delivery
 from modal_magic.node.uplink import Uplink
 
 LARGE = "x" * 1_000_000

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from modal_magic import ModalMagicError, RankFailed, Session
-from modal_magic.resources import Resources
+from modal_magic.sessions.resources import Resources
 from modal_magic.view.money import cost_line
 from modal_magic.view.startup import startup_line
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modal_magic.containers import Containers
-from modal_magic.link import Keys
+from modal_magic.links.link import Keys
 
 __all__ = ["Backend", "Deployed", "Plan", "Reached"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modal_magic.backends.base import Plan
-from modal_magic.link import Keys, make_keys
+from modal_magic.links.link import Keys, make_keys
 from modal_magic.resuming import CHECKPOINTS
 from modal_magic.specs import AgentSpec, GatewaySpec
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modal_magic.errors import SessionError
-from modal_magic.framing import frame, split
+from modal_magic.links.framing import frame, split
 from modal_magic.protocol import Message
 from modal_magic.specs import Here, Ping, Ready, ZygoteWord, decode_zygote_word
 

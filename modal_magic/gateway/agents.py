@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import msgspec
 
 from modal_magic import protocol as p
-from modal_magic.delivery import Delivery, epoch_of
 from modal_magic.gateway.door import Door
+from modal_magic.links.delivery import Delivery, epoch_of
 
 __all__ = ["Agents"]
 

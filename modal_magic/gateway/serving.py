@@ -14,9 +14,9 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic.gateway import Gateway
-from modal_magic.link import Keys, allow_only, serve
+from modal_magic.links.link import Keys, allow_only, serve
+from modal_magic.links.waiting import Waiter, readiness
 from modal_magic.specs import GatewaySpec, GatewayUp
-from modal_magic.waiting import Waiter, readiness
 
 __all__ = ["run_gateway"]
 

@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 import zmq
 
 from modal_magic import protocol as p
-from modal_magic.framing import frame
-from modal_magic.link import Keys, connect
+from modal_magic.links.framing import frame
+from modal_magic.links.link import Keys, connect
+from modal_magic.links.waiting import READ, WRITE, Waiter
 from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
@@ -38,7 +39,6 @@ from modal_magic.specs import (
     WorkerSpec,
     decode_zygote_to_agent,
 )
-from modal_magic.waiting import READ, WRITE, Waiter
 
 __all__ = ["run_agent"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
-from modal_magic.framing import frame, split
+from modal_magic.links.framing import frame, split
 from modal_magic.protocol import Message
 
 __all__ = ["Channel"]

@@ -11,7 +11,7 @@ import socket
 from dataclasses import dataclass, field
 
 from modal_magic import protocol as p
-from modal_magic.framing import frame
+from modal_magic.links.framing import frame
 from modal_magic.node.channel import Channel
 from modal_magic.node.pipes import OutputPipe, open_pipe
 from modal_magic.node.silent import processor_ticks

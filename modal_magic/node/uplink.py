@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 import zmq
 
 from modal_magic import protocol as p
-from modal_magic.delivery import Delivery
-from modal_magic.waiting import readiness
+from modal_magic.links.delivery import Delivery
+from modal_magic.links.waiting import readiness
 
 __all__ = ["Uplink"]
 

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import msgspec
 
-from modal_magic.framing import frame, split
+from modal_magic.links.framing import frame, split
 from modal_magic.node import orphans
 from modal_magic.node.birth import bear
 from modal_magic.node.channel import Channel

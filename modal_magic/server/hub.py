@@ -13,7 +13,7 @@ import msgspec
 
 from modal_magic import registry
 from modal_magic.errors import ModalMagicError
-from modal_magic.link_thread import LinkThread
+from modal_magic.links.thread import LinkThread
 from modal_magic.server.watched import Watched
 from modal_magic.view.snapshot import Snapshot, without_courses
 

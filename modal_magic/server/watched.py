@@ -9,10 +9,10 @@ import uuid
 from collections import deque
 
 from modal_magic import protocol as p
-from modal_magic.client import Client
 from modal_magic.errors import SessionError, UsageError
 from modal_magic.lines import LineAssembler
-from modal_magic.link_thread import LinkThread
+from modal_magic.links.client import Client
+from modal_magic.links.thread import LinkThread
 from modal_magic.prices import Rates, cost_of, rates_on
 from modal_magic.registry import Connection
 from modal_magic.view.band import Band, band

@@ -19,7 +19,7 @@ from modal_magic.view.stack import stall_sentence
 from modal_magic.view.text import Part, TextView, bytes_in_words
 
 if TYPE_CHECKING:
-    from modal_magic.run import Run
+    from modal_magic.sessions.run import Run
 
 __all__ = ["TURN_SECONDS", "follow"]
 

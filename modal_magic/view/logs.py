@@ -16,7 +16,7 @@ from modal_magic.view.pacing import PIECE, allowance_for, size_of
 from modal_magic.view.text import bytes_in_words
 
 if TYPE_CHECKING:
-    from modal_magic.transcript import RunLog
+    from modal_magic.sessions.transcript import RunLog
 
 __all__ = ["save_log", "show_log"]
 

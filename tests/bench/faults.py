@@ -31,7 +31,7 @@ COMPUTES = WAITS.replace("time.sleep(1000)", "all(map(float('inf').__gt__, iter(
 IN_PYTHON = "%%modal_distributed\nif rank == 1:\n    begin()\n    while True: pass\ntime.sleep(1000)"
 NEXT = "%%modal_distributed\nt = torch.ones(1); dist.all_reduce(t); print(f'sum={int(t)}')"
 LISTEN = """\
-import modal_magic.session as _session, modal_magic.protocol as _protocol
+import modal_magic.sessions.session as _session, modal_magic.protocol as _protocol
 _seconds, _original = [], _session.Session._on_record
 def _listen(self, record):
     if isinstance(record.event, _protocol.Grouped):

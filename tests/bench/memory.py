@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import psutil  # type: ignore[import-untyped]
 
-from modal_magic.session import Session
+from modal_magic.sessions.session import Session
 from tests.bench.figures import Bench, Row, at_most
 from tests.bench.kernel import start_kernel, wait_until_warm
 

@@ -20,10 +20,10 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic import registry
-from modal_magic.delivery import Delivery
 from modal_magic.gateway.serving import run_gateway
-from modal_magic.link import Keys, connect, make_keys
-from modal_magic.session import Session
+from modal_magic.links.delivery import Delivery
+from modal_magic.links.link import Keys, connect, make_keys
+from modal_magic.sessions.session import Session
 from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp
 from tests.bench.surroundings import ROOT, child_environment
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from modal_magic.session import Session
+from modal_magic.sessions.session import Session
 from tests.bench.figures import Bench, Row, at_most, median, milliseconds, percentile
 from tests.bench.kernel import start_kernel, wait_until_warm
 from tests.bench.training import SCRIPT, STEPS, WARM_UP

@@ -15,7 +15,7 @@ import psutil  # type: ignore[import-untyped]
 
 from modal_magic import registry
 from modal_magic.errors import ModalMagicError
-from modal_magic.session import Session
+from modal_magic.sessions.session import Session
 
 __all__ = ["ROOT", "alone", "child_environment", "clear_up", "time_limit"]
 

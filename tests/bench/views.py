@@ -10,7 +10,7 @@ import psutil  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, Page
 
 from modal_magic import registry
-from modal_magic.session import Session
+from modal_magic.sessions.session import Session
 from tests.bench.figures import Bench, Row, at_most, median, milliseconds, percentile
 from tests.bench.simulated import STEPS, simulate
 from tests.bench.surroundings import ROOT

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from modal_magic.backends.local import LocalBackend
-from modal_magic.resources import Resources
-from modal_magic.session import Session
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.session import Session
 from tests.emulator.handle import Handle
 from tests.support.namespaces import possible, two_hosts
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modal_magic import RankFailed, Session
-from modal_magic.run import Run
+from modal_magic.sessions.run import Run
 
 pytestmark = pytest.mark.patient
 

@@ -1,11 +1,11 @@
-"""A model of kernels: what `client.py` and `session.py` do with a link, round the real conversation."""
+"""A model of kernels: what `links/client.py` and `sessions/session.py` do with a link, round the real conversation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from modal_magic import protocol as p
-from modal_magic.conversation import Conversation
+from modal_magic.links.conversation import Conversation
 from modal_magic.view.model import RunView
 from tests.simulation.schedule import Cell
 from tests.simulation.world import Violation, Wire, World

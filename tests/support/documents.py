@@ -74,7 +74,8 @@ def rooms() -> str:
     def doors(room: str) -> str:
         allowed = MAY_IMPORT[room] - {room_of(room)}
         whole = allowed >= GROUND
-        named = [f"`{name}`" for name in MAY_IMPORT if name in allowed and not (whole and name in GROUND)]
+        names = dict.fromkeys([*MAY_IMPORT, *FILES])
+        named = [f"`{name}`" for name in names if name in allowed and not (whole and name in GROUND)]
         return ", ".join((["the ground floor"] if whole else []) + named) or "nothing of ours"
 
     lines = ["| File | What it says | May import |", "| --- | --- | --- |"]

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 
 from modal_magic import registry
-from modal_magic.session import Session
+from modal_magic.sessions.session import Session
 from tests.support import gallery as g
 from tests.support.browser import ROOT, Lab, chromium, command, jupyter_lab, open_book, step_of
 

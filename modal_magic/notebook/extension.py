@@ -7,8 +7,9 @@ from collections.abc import Callable
 
 from IPython.core.interactiveshell import InteractiveShell
 
-from modal_magic import completion, registry
-from modal_magic.magics import ModalMagics
+from modal_magic import registry
+from modal_magic.notebook import completion
+from modal_magic.notebook.magics import ModalMagics
 
 __all__ = ["load", "unload"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from modal_magic.notices import say
+from modal_magic.notebook.notices import say
 from modal_magic.options import OPTIONS, resolve
 from modal_magic.reading import format_line
-from modal_magic.session import Session
+from modal_magic.sessions.session import Session
 
 __all__ = ["say_what_only_cells_use", "settings_of", "take_over"]
 

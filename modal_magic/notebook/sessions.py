@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from modal_magic import config, registry
-from modal_magic.attaching import refuse_for
-from modal_magic.checking import check_chosen
 from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError
-from modal_magic.notices import say
+from modal_magic.notebook.attaching import refuse_for
+from modal_magic.notebook.notices import say
+from modal_magic.notebook.taking_over import settings_of, take_over
 from modal_magic.options import OPTIONS, Options, differences, resolve
-from modal_magic.resources import Resources, choose_backend
-from modal_magic.session import Session
-from modal_magic.taking_over import settings_of, take_over
+from modal_magic.sessions.checking import check_chosen
+from modal_magic.sessions.resources import Resources, choose_backend
+from modal_magic.sessions.session import Session
 
 __all__ = ["NotebookSessions"]
 

@@ -11,24 +11,24 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from modal_magic import config, registry
-from modal_magic.attaching import is_attended, notebook_of, show_missed, to_return_to
-from modal_magic.background import attend, exits
-from modal_magic.checking import check_cell, chosen_ranks
 from modal_magic.errors import ModalMagicError, RankFailed, SessionError, UsageError
-from modal_magic.hints import with_hint
-from modal_magic.magic_options import options_of
 from modal_magic.magic_tables import POSITIONALS, TABLES
-from modal_magic.notebook_sessions import NotebookSessions
-from modal_magic.notices import Notices, say
+from modal_magic.notebook.attaching import is_attended, notebook_of, show_missed, to_return_to
+from modal_magic.notebook.background import attend, exits
+from modal_magic.notebook.hints import with_hint
+from modal_magic.notebook.magic_options import options_of
+from modal_magic.notebook.notices import Notices, say
+from modal_magic.notebook.sessions import NotebookSessions
+from modal_magic.notebook.taking_over import say_what_only_cells_use
 from modal_magic.options import Options, resolve
 from modal_magic.protocol import Retries
 from modal_magic.ranges import name_ranks
 from modal_magic.reading import parse_line
-from modal_magic.resources import Resources
-from modal_magic.run import Run
-from modal_magic.session import TOP_FRAMES
-from modal_magic.taking_over import say_what_only_cells_use
-from modal_magic.transcript import RunLog, left_behind
+from modal_magic.sessions.checking import check_cell, chosen_ranks
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.run import Run
+from modal_magic.sessions.session import TOP_FRAMES
+from modal_magic.sessions.transcript import RunLog, left_behind
 from modal_magic.view.cell_output import CellOutput
 from modal_magic.view.console import follow
 from modal_magic.view.logs import save_log, show_log

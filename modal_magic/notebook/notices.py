@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from modal_magic.background import ending
-from modal_magic.run import Run
-from modal_magic.session import Session
+from modal_magic.notebook.background import ending
+from modal_magic.sessions.run import Run
+from modal_magic.sessions.session import Session
 from modal_magic.view.cell_output import CellOutput, show
 
 __all__ = ["Notices", "say"]

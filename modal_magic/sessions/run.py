@@ -19,7 +19,7 @@ from modal_magic.view.taking import snapshot
 from modal_magic.view.text import TextView
 
 if TYPE_CHECKING:
-    from modal_magic.session import Session
+    from modal_magic.sessions.session import Session
 
 __all__ = ["Run"]
 

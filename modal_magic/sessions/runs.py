@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from modal_magic import protocol as p
 from modal_magic.errors import SessionError
 from modal_magic.lines import utf8_size
-from modal_magic.run import Run
+from modal_magic.sessions.run import Run
 from modal_magic.view.text import bytes_in_words
 
 __all__ = ["SessionRuns"]

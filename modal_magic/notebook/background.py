@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modal_magic.errors import ModalMagicError
 from modal_magic.ranges import name_ranks
-from modal_magic.run import Run
+from modal_magic.sessions.run import Run
 from modal_magic.view.cell_output import CellOutput
 from modal_magic.view.console import follow
 from modal_magic.view.picture import DisplayPicture

@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 from modal_magic import protocol as p
 from modal_magic import registry
-from modal_magic.conversation import Conversation
 from modal_magic.errors import GatewayBusy, GatewayLost, SessionError
-from modal_magic.link import Keys
-from modal_magic.link_thread import LinkThread
+from modal_magic.links.conversation import Conversation
+from modal_magic.links.link import Keys
+from modal_magic.links.thread import LinkThread
 
 __all__ = ["Client"]
 

@@ -14,19 +14,19 @@ from typing import Any, Self
 
 from modal_magic import config, registry
 from modal_magic import protocol as p
-from modal_magic.answers import Answer, Answers
-from modal_magic.checking import check_limits, check_ranks, check_source
-from modal_magic.client import Client
 from modal_magic.errors import GatewayBusy, GatewayLost, SessionClosed, SessionError, UsageError
 from modal_magic.lines import Line, newest_lines, read_lines
+from modal_magic.links.client import Client
 from modal_magic.options import OPTIONS, Options, resolve
-from modal_magic.planning import connection_of, plan_of, shape_of
 from modal_magic.prices import Cost, Rates, cost_of, rates_on
 from modal_magic.reading import parse_values
-from modal_magic.resources import Resources, choose_backend
-from modal_magic.run import Run
-from modal_magic.session_runs import SessionRuns
-from modal_magic.transcript import RunLog, asked
+from modal_magic.sessions.answers import Answer, Answers
+from modal_magic.sessions.checking import check_limits, check_ranks, check_source
+from modal_magic.sessions.planning import connection_of, plan_of, shape_of
+from modal_magic.sessions.resources import Resources, choose_backend
+from modal_magic.sessions.run import Run
+from modal_magic.sessions.runs import SessionRuns
+from modal_magic.sessions.transcript import RunLog, asked
 from modal_magic.view.money import cost_line
 from modal_magic.view.startup import startup_line
 

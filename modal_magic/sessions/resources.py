@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modal_magic.backends.base import Backend
 from modal_magic.errors import UsageError
-from modal_magic.link_thread import LinkThread
+from modal_magic.links.thread import LinkThread
 
 __all__ = ["Resources", "choose_backend"]
 

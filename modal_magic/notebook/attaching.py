@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from modal_magic import registry
 from modal_magic.errors import RunError, SessionError, UsageError
-from modal_magic.resources import Resources
-from modal_magic.run import Run
-from modal_magic.session import Session
+from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.run import Run
+from modal_magic.sessions.session import Session
 from modal_magic.view.console import follow
 from modal_magic.view.picture import choose_picture
 from modal_magic.view.text import TextView

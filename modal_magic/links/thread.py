@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import zmq
 
 from modal_magic import protocol as p
-from modal_magic.link import Keys, connect
-from modal_magic.waiting import Waiter, readiness
+from modal_magic.links.link import Keys, connect
+from modal_magic.links.waiting import Waiter, readiness
 
 __all__ = ["Link", "LinkThread"]
 

@@ -11,8 +11,8 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from modal_magic import protocol as p
-from modal_magic.client import Client
 from modal_magic.errors import GatewayBusy, SessionError, UsageError
+from modal_magic.links.client import Client
 
 __all__ = ["Answer", "Answers"]
 

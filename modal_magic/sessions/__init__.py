@@ -1,0 +1,1 @@
+"""Sessions and their runs as a program has them: what the magics are a thin layer over."""
