@@ -43,7 +43,7 @@ AGAIN_SECONDS = 1.0
 """A rank that has heard the signal and is still in the run then, hears it once more before its agent kills it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # `signal.signal` shows the handler before, with whose method it is, at each cell
 class Worker:
     """A rank. The main thread takes tasks from `inbox`; the control thread fills it and interrupts."""
 
