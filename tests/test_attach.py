@@ -1,4 +1,4 @@
-"""A session outlives its kernels: what another one is shown of it, who may interrupt, and gateways that fall silent."""
+"""A session outlives its kernels: what another one is shown of it, and who may interrupt."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import psutil
 import pytest
 
 from modal_magic import Session, registry
 from modal_magic import protocol as p
-from modal_magic.errors import GatewayBusy, GatewayLost, RankFailed, RunInterrupted, SessionError, UsageError
+from modal_magic.errors import RankFailed, RunInterrupted, SessionError, UsageError
 from modal_magic.notebook.attaching import is_deserted, refuse_for, to_return_to
 from modal_magic.options import resolve
 from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.run import Run
 from modal_magic.view.failure import strip_colours
+from tests.support.clients import plain, resources_of_its_own
+from tests.support.eventually import held, until
 from tests.support.notebook import Notebook, notebook
+
+__all__ = ["plain"]
 
 IN_TWO_PARTS = """\
 import pathlib, time
@@ -40,14 +42,6 @@ for number in range(20, 40):
 FIRST, REST = [f"line {number}" for number in range(20)], [f"line {number}" for number in range(20, 40)]
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait for something that no message tells."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to be"
-        time.sleep(0.02)
-
-
 def of_rank(text: str, rank: int) -> list[str]:
     """The lines that a notebook shows of a rank."""
     label = f"[rank {rank}] "
@@ -62,38 +56,11 @@ def unseen(name: str) -> Run:
         return run
 
 
-@contextmanager
-def resources_of_its_own() -> Iterator[Resources]:
-    """Resources of a client of its own."""
-    made = Resources()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 def kill(book: Notebook) -> None:
     """End a kernel as a crash would."""
     pid = int(book.manager.provisioner.pid)  # type: ignore[union-attr]
     os.kill(pid, signal.SIGKILL)
     until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-
-
-@contextmanager
-def held(pid: int) -> Iterator[None]:
-    """A process that is stopped for a while."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGCONT)
-
-
-@pytest.fixture
-def plain(resources: Resources, nothing_left: None) -> Iterator[Session]:
-    """A session of two ranks without a process group."""
-    with Session(resources=resources, replicas=2, backend="local", framework="none") as session:
-        yield session.ready()
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------
@@ -203,101 +170,6 @@ def test_a_kernel_that_was_stopped_for_long_goes_on_where_it_was(resources: Reso
         shown = before + book.collect(sent, began).stdout
         assert of_rank(shown, 0) == of_rank(shown, 1) == [f"line {number}" for number in range(60)]
         book.run("%modal_stop")
-
-
-# ---- gateways that fall silent ---------------------------------------------------------------------------------------
-
-
-def test_a_gateway_that_was_stopped_loses_nothing_and_nobody(plain: Session) -> None:
-    run = plain.run("import time\nfor number in range(40):\n    print('line', number)\n    time.sleep(0.1)")
-    until(lambda: len(run.ranks) == 2 and all(rank.output for rank in run.ranks.values()))
-    with held(plain.connection.pid):
-        threading.Event().wait(5.0)  # all have been silent for longer than anybody waits
-    run.wait(30)
-    for rank in (0, 1):
-        assert run.ranks[rank].output.splitlines() == [f"line {number}" for number in range(40)]
-    assert plain.run("rank").wait(10).ranks[1].result == "1"
-
-
-def test_a_gateway_on_another_machine_is_not_taken_for_dead_because_it_is_silent(plain: Session) -> None:
-    here = registry.read(plain.name)
-    registry.publish(msgspec.structs.replace(here, pid=0, born=0.0))
-    with resources_of_its_own() as other:
-        session = Session.attach(plain.name, other)
-        run = session.run("import time; time.sleep(3)\nrank")
-        until(lambda: run.status == "running")
-        with held(here.pid):
-            with pytest.raises(GatewayBusy, match=r"cannot be reached: .* %modal_stop"):
-                Session.attach(plain.name, other)
-            with pytest.raises(GatewayBusy, match=r"cannot be reached\. What was asked"):
-                session.status()
-            blind = session.run("rank")
-            assert any("cannot be reached. This waits for it" in str(event) for event in blind.events(5.0))
-            blind.interrupt()
-            with pytest.raises(GatewayBusy):
-                blind.wait(5)
-            assert plain.name in registry.names()
-        assert run.wait(30).ranks[1].result == "1"
-        session.detach()
-    registry.publish(here)
-
-
-def test_views_see_a_run_that_stands_still(plain: Session) -> None:
-    run = Run(plain, "seen")
-    take = threading.Thread(target=lambda: run.take(p.Submitted("seen", [0, 1], 1, ""), 1.0))
-    draw = threading.Thread(target=run.snapshot)
-    with run.still() as view:
-        for thread in (take, draw):
-            thread.start()
-        take.join(0.2)
-        assert take.is_alive() and draw.is_alive() and not view.ranks
-    for thread in (take, draw):
-        thread.join(5)
-    assert sorted(run.ranks) == [0, 1]
-
-
-def test_an_interrupt_gives_control_back_though_the_gateway_does_not_answer(plain: Session) -> None:
-    run = plain.run("import time\nprint('begun')\ntime.sleep(1000)")
-    until(lambda: len(run.ranks) == 2 and all(rank.output for rank in run.ranks.values()))
-    with held(plain.connection.pid):
-        run.interrupt()
-        with pytest.raises(GatewayBusy, match="does not answer, though its process"):
-            run.wait(5)
-        began = time.monotonic()
-        with pytest.raises(GatewayBusy, match="What was asked is done once it does"):
-            plain.status()
-        assert time.monotonic() - began < 3
-        with pytest.raises(GatewayBusy):
-            Session.attach(plain.name)
-        assert plain.name in registry.names()
-    assert plain.run("rank").wait(20).ranks[1].result == "1"  # the other was interrupted when the gateway could
-
-
-def test_a_killed_gateway_gives_control_back_and_frees_the_name(resources: Resources, nothing_left: None) -> None:
-    session = Session(resources=resources, session="again", backend="local", framework="none").ready()
-    run = session.run("import time; time.sleep(1000)")
-    os.kill(session.connection.pid, signal.SIGKILL)
-    began = time.monotonic()
-    with pytest.raises(GatewayLost, match="is gone"):
-        run.wait(10)
-    assert time.monotonic() - began < 2.5
-    with Session(resources=resources, session="again", backend="local", framework="none") as other:
-        assert other.run("rank").wait(20).ranks[0].result == "0"
-
-
-def test_what_is_left_of_a_dead_session_is_known_at_once(resources: Resources, nothing_left: None) -> None:
-    session = Session(resources=resources, session="dead", backend="local", framework="none").ready()
-    zygote = psutil.Process(session.connection.pid).parent()
-    assert zygote is not None
-    for process in (zygote, *zygote.children(recursive=True)):  # nobody is left who could tidy
-        process.kill()
-    until(lambda: session.closed)
-    began = time.monotonic()
-    with pytest.raises(GatewayLost, match="but not its log"):
-        Session.attach("dead", resources)
-    assert time.monotonic() - began < 2
-    assert "dead" in registry.names() and "dead" not in registry.living()
-    registry.forget("dead")
 
 
 # ---- which session is meant ------------------------------------------------------------------------------------------
@@ -450,3 +322,17 @@ def test_a_message_that_cannot_be_read_costs_one_session_and_no_other(plain: Ses
     again = Session.attach(plain.name, resources)
     assert again.run("rank").wait(10).ranks[1].result == "1"
     again.stop()
+
+
+def test_views_see_a_run_that_stands_still(plain: Session) -> None:
+    run = Run(plain, "seen")
+    take = threading.Thread(target=lambda: run.take(p.Submitted("seen", [0, 1], 1, ""), 1.0))
+    draw = threading.Thread(target=run.snapshot)
+    with run.still() as view:
+        for thread in (take, draw):
+            thread.start()
+        take.join(0.2)
+        assert take.is_alive() and draw.is_alive() and not view.ranks
+    for thread in (take, draw):
+        thread.join(5)
+    assert sorted(run.ranks) == [0, 1]

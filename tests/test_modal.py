@@ -16,7 +16,8 @@ from modal_magic import Session
 from modal_magic.backends import modal as backend
 from modal_magic.backends.base import Plan, Reached
 from tests.emulator.handle import Handle
-from tests.support.modal_service import modal_book, seen
+from tests.support.eventually import seen
+from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook, notebook
 

@@ -11,7 +11,7 @@ from modal_magic import RankFailed, RunInterrupted, Session
 from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.run import Run
 from tests.emulator.handle import Handle
-from tests.support.modal_service import seen
+from tests.support.eventually import seen
 from tests.support.namespaces import possible
 
 pytestmark = [

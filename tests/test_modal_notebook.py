@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.emulator.handle import Handle
-from tests.support.modal_service import modal_book, seen
+from tests.support.eventually import seen
+from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook
 

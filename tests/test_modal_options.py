@@ -15,7 +15,8 @@ from modal_magic.errors import SessionError, UsageError
 from modal_magic.options import Options
 from modal_magic.sessions.session import Resources, Session
 from tests.emulator.handle import Handle
-from tests.support.modal_service import modal_book, seen
+from tests.support.eventually import seen
+from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
 import pytest
 
 from modal_magic.node.silent import is_stuck, processor_ticks, silence
+from tests.support.eventually import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process does")
 
@@ -30,13 +30,6 @@ def process(source: str) -> Iterator[int]:
             yield child.pid
         finally:
             child.kill()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Return as soon as this holds."""
-    latest = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < latest
 
 
 @pytest.mark.parametrize("beside", ["", "threading.Thread(target=time.sleep, args=[0], daemon=True).start()\n"])

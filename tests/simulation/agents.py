@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from modal_magic import protocol as p
 from modal_magic.links.delivery import Delivery
 from modal_magic.node.agent import EXIT_SECONDS, LEAVE_SECONDS
-from tests.simulation.ranks import Keeper, Programs, Rank
+from tests.simulation.groups import Keeper
+from tests.simulation.ranks import Programs, Rank
 from tests.simulation.world import Wire, World
 
 __all__ = ["Agent"]

@@ -10,7 +10,8 @@ from modal_magic.specs import GatewaySpec
 from modal_magic.state import SessionState
 from tests.simulation.agents import Agent
 from tests.simulation.clients import Client
-from tests.simulation.ranks import Keeper, Programs, Step
+from tests.simulation.groups import Keeper
+from tests.simulation.ranks import Programs, Step
 from tests.simulation.schedule import Cell, Fault, Schedule
 from tests.simulation.world import Violation, Wire, World, is_beat
 

@@ -1,16 +1,16 @@
-"""A notebook that reaches the emulator of Modal, and waiting for what another process does."""
+"""A notebook that reaches the emulator of Modal."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.emulator.handle import Handle
+from tests.support.eventually import seen
 from tests.support.notebook import Notebook, notebook
 
-__all__ = ["modal_book", "seen"]
+__all__ = ["modal_book"]
 
 
 @pytest.fixture
@@ -21,13 +21,3 @@ def modal_book(modal_service: Handle) -> Iterator[Notebook]:
         yield opened
         opened.run("%modal_stop --all")
     assert seen(lambda: not modal_service.containers()), modal_service.logs()
-
-
-def seen(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
-    """Wait until something is so, as another process will have it."""
-    until = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
