@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from modal_magic import Session, registry
+from modal_magic.backends.modal_inventory import left_running
 from tests.emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.modal_service import modal_book
@@ -32,9 +34,7 @@ def test_the_digits_notebook_trains_on_four_containers_and_leaves_none(modal_ser
     assert source.count("--backend local") == 1
     path = tmp_path / "digits.ipynb"
     path.write_text(source.replace("--backend local", "--backend modal"), encoding="utf-8")
-    command = [sys.executable, "notebooks/execute.py", str(path)]
-    with modal_service.reached():
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = executed(path, modal_service)
     assert done.returncode == 0, done.stdout + done.stderr
     for rank in range(4):
         assert f"[rank {rank}] 9,610 parameters equal on all 4 ranks" in done.stdout
@@ -49,9 +49,7 @@ def test_the_tour_of_modal_says_what_it_costs_and_leaves_neither_container_nor_a
     source = (ROOT / "notebooks" / "02_modal.ipynb").read_text(encoding="utf-8")
     path = tmp_path / "tour.ipynb"
     path.write_text(source.replace("tour:/tour", f"tour:{tmp_path}/volume"), encoding="utf-8")
-    command = [sys.executable, "notebooks/execute.py", str(path)]
-    with modal_service.reached():
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = executed(path, modal_service)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "found 0 GPUs for 1 rank of a node: they run on the CPU instead" in done.stdout  # the emulator has none
     assert re.search(r"costs \$2\.\d\d an hour, .*\$\S+ so far", done.stdout)
@@ -70,5 +68,24 @@ def test_a_restarted_kernel_goes_on_with_the_session(modal_book: Notebook, modal
     modal_book.run("%load_ext modal_magic")
     assert modal_book.run("%%modal_distributed --session kept\nprint(precious + 1)").lines[0] == "[rank 0] 42"
     assert modal_service.containers() == before
-    assert modal_book.run("%modal_stop kept").error == ""
+    # Modal lists what other sessions run there: a stop waits for its own, and what it finds of these too late it ends.
+    modal_book.run("%%modal_distributed --backend modal --session beside\npass")
+    others = [one for one in modal_service.containers() if one not in before]
+    assert modal_book.run("%modal_stop kept").stdout == "kept is stopped\n"
+    assert modal_service.containers() == others != []
+    with modal_service.reached():
+        left = left_running(registry.read("beside").meeting, 0.0)
+    assert set(left) <= {str(one["id"]) for one in others}
     assert seen(lambda: not modal_service.containers())
+
+
+def executed(path: Path, service: Handle) -> subprocess.CompletedProcess[str]:
+    """Execute a notebook that reaches the emulator. A session that it leaves, as one that fails does, is ended."""
+    try:
+        with service.reached():
+            command = [sys.executable, "notebooks/execute.py", str(path)]
+            return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    finally:
+        with service.reached():
+            for name in registry.names():
+                Session.attach(name).stop()

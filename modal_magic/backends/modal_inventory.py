@@ -21,6 +21,7 @@ APP_PREFIX = "modal-magic-"
 """How the names of our apps begin; the rest is a hash of what they are made of."""
 COLOURS = ("FORCE_COLOR", "CLICOLOR_FORCE")
 LOOK_SECONDS = 0.3
+SOON_SECONDS = 1.0
 ASK_SECONDS = 30.0
 """How long Modal's command line has for an answer."""
 
@@ -43,22 +44,26 @@ def remove_idle() -> list[Deployed]:
 def left_running(key: str, seconds: float) -> list[str]:
     """The containers of a session that has ended that Modal still lists after so many seconds; these are then stopped.
 
-    Raises modal.exception.Error where Modal cannot be asked.
+    What other sessions have there is not waited for. Raises modal.exception.Error where Modal cannot be asked.
     """
-    until = time.monotonic() + seconds
+    began, mine = time.monotonic(), Meeting(key).containers()
     while any(one.containers for one in apps()):
-        if time.monotonic() > until:
-            left = sorted(Meeting(key).containers() & _running())
+        waited = time.monotonic() - began
+        # Which they are is asked once they have had a moment to end: the answer takes the command line a second.
+        left = sorted(mine & _running()) if waited > min(seconds, SOON_SECONDS) else None
+        if left == []:
+            return []
+        if left and waited > seconds:
             for container in left:
                 _command("stop", "--yes", container)
-            return sorted(set(left) & _running()) if left else []
+            return sorted(mine & _running())
         time.sleep(LOOK_SECONDS)
     return []
 
 
 def _running() -> set[str]:
     """The ids of all containers of this environment. Modal's client has no other way to them than its command line."""
-    return {str(row["Container ID"]) for row in json.loads(_command("list", "--json") or "[]")}
+    return {str(row["container_id"]) for row in json.loads(_command("list", "--json") or "[]")}
 
 
 def _command(*words: str) -> str:
