@@ -60,6 +60,7 @@ def test_far_away_a_short_cell_takes_about_one_round_trip_and_no_line_is_lost(
 
 
 @pytest.mark.patient
+@pytest.mark.timeout(300)
 def test_where_no_tunnel_can_be_reached_the_session_goes_through_a_queue_until_its_end(
     modal_book: Notebook, modal_service: Handle, runtime_folder: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ __all__ = ["modal_book"]
 
 pytestmark = [
     pytest.mark.patient,
+    pytest.mark.timeout(300),  # they wait for containers, behind all else that this machine does
     pytest.mark.namespaces,
     pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
 ]
