@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -51,8 +52,8 @@ def _reporter() -> Reporter | None:
 
 def _told(reporter: Reporter, iterable: Iterable[Item], total: float | None, label: str) -> Iterator[Item]:
     if total is None:
-        length = getattr(iterable, "__len__", None)
-        total = length() if length is not None else None
+        with contextlib.suppress(Exception):  # a DataLoader has a length, and raises where its data have none
+            total = len(iterable)  # type: ignore[arg-type]
     number, done, due, clock = next(reporter.numbers), 0, 0.0, reporter.clock
     try:
         for item in iterable:

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import numpy
 import pytest
 
 import modal_magic
 from modal_magic import protocol as p
+from modal_magic import reporting
 from modal_magic.node.progress import Reporter
 from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.run import Run
@@ -67,6 +69,23 @@ def test_what_is_no_number_is_left_out() -> None:
     rig = Rig()
     rig.reporter().report(1, None, {"name": "resnet", "shape": [1, 2], "loss": "0.5"})
     assert rig.values == [("loss", 0.5, 1)]
+
+
+def test_numbers_of_every_kind_are_told_and_what_cannot_be_told_ends_no_loop() -> None:
+    class Unreadable:
+        def __float__(self) -> float:
+            raise KeyError("gone")
+
+    rig = Rig()
+    reporter = rig.reporter()
+    reporter.move(1, "", numpy.int64(2), numpy.int64(10))  # type: ignore[arg-type]
+    for value in (numpy.float32(0.5), 10**400, Unreadable()):
+        reporter.report(numpy.int64(3), numpy.int64(9), {"loss": value})  # type: ignore[arg-type]
+        reporter.finish()
+    assert rig.values == [("loss", 0.5, 3)]
+    for event in rig.said:
+        assert p.decode_event(p.encode(event)) == event
+    assert {(event.current, event.total) for event in rig.said if isinstance(event, p.Progress)} == {(2, 10), (3, 9)}
 
 
 def test_between_cells_nothing_is_told() -> None:
@@ -155,6 +174,19 @@ def test_off_a_rank_the_code_of_a_cell_runs_as_it_is() -> None:
     assert list(modal_magic.progress(range(3), label="shards")) == [0, 1, 2]
 
 
+def test_a_length_that_raises_is_not_known() -> None:
+    class Endless:
+        def __len__(self) -> int:
+            raise TypeError("its data have no length")
+
+        def __iter__(self) -> Iterator[int]:
+            return iter(range(3))
+
+    rig = Rig()
+    assert list(reporting._told(rig.reporter(), Endless(), None, "")) == [0, 1, 2]
+    assert {event.total for event in rig.said if isinstance(event, p.Progress)} == {None}
+
+
 def test_asking_for_the_functions_loads_nothing_heavy() -> None:
     code = "import sys, modal_magic; modal_magic.report(step=1); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -184,6 +216,10 @@ WAYS = {
     "a bar that is off without a terminal": "from tqdm import tqdm\nbar = tqdm(range(40), disable=None)",
     "rich": "from rich.progress import track\nbar = track(range(40))",
     "progress": "import modal_magic\nbar = modal_magic.progress(range(40))",
+    "numpy's numbers": (
+        "import numpy\nfrom tqdm import tqdm\nsteps = tqdm(total=numpy.int64(40))\n"
+        "bar = (steps.update(numpy.int64(1)) or steps.n == 40 and steps.close() for _ in range(40))"
+    ),
 }
 
 

@@ -22,6 +22,16 @@ EVENTS_PER_SECOND = 4096
 LABEL_CHARACTERS = 80
 
 
+def _number(value: Any) -> float | None:
+    """What a cell gave as a number, be it of numpy or a tensor; None where it is none.
+
+    Whatever goes wrong in there, a loop does not end because of what it says of itself.
+    """
+    with contextlib.suppress(Exception):
+        return float(value)
+    return None
+
+
 @dataclass(slots=True)
 class Bar:
     """One loop of a cell as it was last told: `began` at `first`, and the smoothed rate in steps a second."""
@@ -65,10 +75,10 @@ class Reporter:
     held: dict[str, tuple[float, float, object]] = field(default_factory=dict)
     reported: tuple[float, float | None] | None = None
 
-    def move(self, number: int, label: str, current: float, total: float | None, ended: bool = False) -> None:
+    def move(self, number: int, label: str, step: float, total: float | None, ended: bool = False) -> None:
         """Say where a bar stands. Its owner limits how often."""
-        run = self.run()
-        if not run:
+        run, current = self.run(), _number(step)
+        if not run or current is None:
             return
         now = self.clock()
         bar = self.told.get(number)
@@ -78,7 +88,7 @@ class Reporter:
         if ended:
             del self.told[number]
             rate = (current - bar.first) / (now - bar.began) if now > bar.began else None
-        self.say(p.Progress(self.rank, run, number, label[:LABEL_CHARACTERS], current, total, ended, rate))
+        self.say(p.Progress(self.rank, run, number, label[:LABEL_CHARACTERS], current, _number(total), ended, rate))
 
     def may_move(self, number: int) -> bool:
         """Whether a bar may be told again, for owners that do not limit themselves."""
@@ -104,11 +114,10 @@ class Reporter:
                 self.held[name] = due, count + 1, (at, value.detach() if hasattr(value, "detach") else value)
 
     def measure(self, name: str, value: Any, step: float) -> None:
-        """Say a metric. What is no number is left out: a report must not end a training."""
-        run = self.run()
-        if run:
-            with contextlib.suppress(TypeError, ValueError, RuntimeError):
-                self.say(p.Metric(self.rank, run, name[:LABEL_CHARACTERS], float(value), float(step)))
+        """Say a metric. What is no number is left out."""
+        run, number, at = self.run(), _number(value), _number(step)
+        if run and number is not None and at is not None:
+            self.say(p.Metric(self.rank, run, name[:LABEL_CHARACTERS], number, at))
 
     def begin(self) -> None:
         """A cell begins: forget those of the one before it."""
