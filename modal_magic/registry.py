@@ -19,7 +19,7 @@ from modal_magic.errors import SessionError, UsageError
 from modal_magic.values import SESSION_NAME
 
 __all__ = [
-    "Connection", "birth", "claim", "folder_of", "forget", "gateway_lives", "has_left_log", "living", "names",
+    "Connection", "birth", "claim", "folder_of", "forget", "gateway_lives", "has_left_log", "lives", "living", "names",
     "publish", "read", "runtime_folder",
 ]  # fmt: skip
 
@@ -98,14 +98,15 @@ def birth(pid: int) -> float | None:
         return None
 
 
-def _lives(pid: int, born: float) -> bool:
+def lives(pid: int, born: float) -> bool:
+    """Whether the process that had this number at its `birth` is there."""
     began = birth(pid)  # another process may have got the number since
     return began is not None and abs(began - born) < BIRTH_SECONDS
 
 
 def gateway_lives(connection: Connection) -> bool | None:
     """Whether the process of a gateway is there; None where nobody on this machine can say."""
-    return _lives(connection.pid, connection.born) if connection.born else None
+    return lives(connection.pid, connection.born) if connection.born else None
 
 
 def living() -> list[Connection]:
@@ -125,7 +126,7 @@ def _is_free(folder: Path) -> bool:
         if (folder / "connection.json").exists():
             return gateway_lives(read(folder.name)) is False
         claim = msgspec.json.decode((folder / "claim.json").read_bytes(), type=Claim)
-        return not _lives(claim.pid, claim.born)
+        return not lives(claim.pid, claim.born)
     except FileNotFoundError:
         return True
     except (OSError, SessionError, UsageError, msgspec.MsgspecError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +77,19 @@ def test_where_no_tunnel_can_be_reached_the_session_goes_through_a_queue_until_i
     modal_book.run(f"%modal_logs --file {tmp_path / 'log'}")
     lines = [line for line in (tmp_path / "log").read_text().splitlines() if "line" in line]
     assert sorted(lines) == sorted(f"[rank {rank}] line {i}" for rank in range(4) for i in range(LINES))
+    # The bridge is lost in the middle of a run: another takes its place, and all that was printed is shown once.
+    began = time.monotonic()
+    sent = modal_book.send(
+        "%%modal_distributed --ranks 0\nimport time\nfor i in range(100):\n    print(f'line {i}')\n    time.sleep(0.04)"
+    )
+    begun = modal_book.wait_for(sent, "line 5\n", began)
+    (first,) = bridges(runtime_folder)
+    os.kill(first, signal.SIGKILL)
+    rest = modal_book.collect(sent, began)
+    shown = [line for line in (begun.stdout + rest.stdout).splitlines() if "line" in line]
+    assert Counter(shown) == Counter(f"[rank 0] line {i}" for i in range(100))
+    assert "the bridge to the gateway of session 'far' was lost: another was started in its place" in rest.stdout
+    assert len(bridges(runtime_folder)) == 1
     began = time.monotonic()
     sent = modal_book.send("%%modal_distributed\nimport time\nprint('under way')\ntime.sleep(60)")
     modal_book.wait_for(sent, "under way", began)

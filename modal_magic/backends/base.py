@@ -76,6 +76,12 @@ class Backend(Protocol):
         Raises SessionError where it is known what is left, or cannot be known.
         """
 
+    def rejoin(self, session: str) -> str:
+        """Start again what leads to the gateway of a session and is a process of this machine, where it was lost.
+
+        Takes a second then. Returns the sentence for it, empty where nothing was to be done.
+        """
+
     def apps(self, remove_idle: bool) -> list[Deployed]:
         """The apps that are deployed, or those without containers, which are removed.
 

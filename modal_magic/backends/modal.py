@@ -13,11 +13,12 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from msgspec.structs import replace
+import msgspec
 
+from modal_magic.backends import bridges
 from modal_magic.backends.base import Deployed, Plan, Reached
 from modal_magic.backends.specifications import SessionKeys, make_session_keys, specifications
 from modal_magic.errors import SessionError
@@ -42,7 +43,10 @@ BRIDGE_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """What a session has: the key of its meeting, its calls by their ids, the gateway's first, and its bridge."""
+    """What a session has: the key of its meeting, its calls by their ids, the gateway's first, and its bridge.
+
+    Of one that another kernel has started there is no more than the bridge that this one has started again.
+    """
 
     key: str
     calls: list[str]
@@ -83,6 +87,17 @@ class ModalBackend:
             _in_thread(lambda: _end(session, started, meeting, seconds))
         return True
 
+    def rejoin(self, session: str) -> str:
+        """See `Backend`. A session that goes through a queue has a bridge on this machine."""
+        bridge = bridges.start_again(session)
+        if bridge is None:
+            return ""
+        started = self._started.get(session, Started("", []))
+        if started.bridge is not None:
+            started.bridge.poll()  # it is not there any more
+        self._started[session] = replace(started, bridge=bridge)
+        return f"the bridge to the gateway of session {session!r} was lost: another was started in its place"
+
     def apps(self, remove_idle: bool) -> list[Deployed]:
         """See `Backend`."""
         return _in_thread(lambda: _apps(remove_idle))
@@ -119,7 +134,6 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     import modal
 
     from modal_magic.backends.modal_app import deployed, node_class
-    from modal_magic.backends.modal_bridge import start_bridge
     from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting
     from modal_magic.backends.modal_trouble import explain, reach
 
@@ -158,7 +172,7 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
                 "through a queue of Modal, which takes longer (--link queue does so at once)"
             )
         if plan.link == "queue" or notice:
-            bridge, port = start_bridge(plan.session, key)
+            bridge, port = bridges.start(plan.session, key)
             host = "127.0.0.1"
     except BaseException as error:
         _give_up(Started(key, [call.object_id for call in calls]))
@@ -193,8 +207,8 @@ def _ticket(plan: Plan, keys: SessionKeys, build: Stage) -> Ticket:
     gateway, agent = specifications(plan, keys, f"{lasting}/{plan.session}")
     stages = [build, Stage("gateway", now), *queued]
     return Ticket(
-        gateway=replace(gateway, i6pn=not plan.containers.no_i6pn, patience=patience, stages=stages),
-        agent=replace(agent, cores=round(plan.containers.cpu or 0)),
+        gateway=msgspec.structs.replace(gateway, i6pn=not plan.containers.no_i6pn, patience=patience, stages=stages),
+        agent=msgspec.structs.replace(agent, cores=round(plan.containers.cpu or 0)),
         patience=patience,
         link=plan.link,
         volumes=[volume.partition(":")[0] for volume in plan.containers.volume],
@@ -217,7 +231,7 @@ def _end(session: str, started: Started | None, meeting: str, seconds: float) ->
     try:
         reach()
         calls = started.calls if started is not None else []
-        if not calls and (known := Meeting(meeting).get("calls", Calls)) is not None:
+        if not calls and meeting and (known := Meeting(meeting).get("calls", Calls)) is not None:
             calls = [known.gateway, *known.nodes]
         end_calls(calls, seconds)
         if meeting:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import subprocess
 import sys
 import time
 
@@ -18,10 +16,8 @@ import modal
 from modal_magic import registry
 from modal_magic.backends.modal_carrier import PIECE_BYTES, carry_to_gateway
 from modal_magic.backends.modal_meeting import Meeting
-from modal_magic.backends.zygotes import import_path
-from modal_magic.errors import SessionError
 
-__all__ = ["start_bridge"]
+__all__: list[str] = []
 
 LOOK_SECONDS = 0.5
 """How often the bridge looks whether the session's folder is there: a client removes it when the session is closed."""
@@ -29,30 +25,9 @@ ASK_SECONDS = 5.0
 """How often it asks Modal whether the session is over: there may be no client to hear of it."""
 
 
-def start_bridge(session: str, key: str) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the bridge of a session whose folder is there. Returns its process and its port.
-
-    Raises SessionError when it does not come up.
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "modal_magic.backends.modal_bridge", session, key],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": import_path(os.environ)},
-        start_new_session=True,  # it outlives its kernel, and Ctrl-C there
-    )
-    assert process.stdout is not None
-    with process.stdout as said:
-        line = said.readline()
-    if not line:
-        raise SessionError(f"the bridge to the gateway did not start: exit code {process.wait()}")
-    return process, int(line)
-
-
-async def bridge(session: str, key: str) -> None:
+async def bridge(session: str, key: str, port: int) -> None:
     """Serve until the session is over, or is given up on this machine."""
-    server = await asyncio.start_server(carry_to_gateway(key), "127.0.0.1", 0, limit=PIECE_BYTES)
+    server = await asyncio.start_server(carry_to_gateway(key), "127.0.0.1", port, limit=PIECE_BYTES)
     print(server.sockets[0].getsockname()[1], flush=True)
     sys.stdout.close()  # who started this waits for no more
     folder, meeting, asked = registry.folder_of(session), Meeting(key), time.monotonic()
@@ -66,4 +41,4 @@ async def bridge(session: str, key: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(bridge(sys.argv[1], sys.argv[2]))
+    asyncio.run(bridge(sys.argv[1], sys.argv[2], int(sys.argv[3])))

@@ -305,6 +305,8 @@ class Session:
             self._runs.taken,
         )
         try:
+            if not connection.born:  # it is on another machine, and so may be the way to it
+                self._rejoin()
             self._client.attach()
             if self._runs.found:
                 with contextlib.suppress(GatewayBusy):  # there may be much to be told
@@ -403,11 +405,19 @@ class Session:
             self.notices.put(text)
 
     def _on_silence(self, silent: bool) -> None:
+        if silent and not self.connection.born:
+            threading.Thread(target=self._rejoin, name="modal_magic rejoin", daemon=True).start()
         for run in self._runs:
             if silent and run.interrupting:
                 self._let_go(run)
             elif silent:
                 self._tell_silence(run)
+
+    def _rejoin(self) -> None:
+        """Have what leads to the gateway started again, if it is what was lost."""
+        told = self._resources.backend(self.backend_name).rejoin(self.name)
+        if told:
+            self._notify(told)
 
     def _tell_silence(self, run: Run) -> None:
         text = f"{self._client.silence()}. This waits for it; an interrupt ends the wait"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,7 +127,8 @@ class Fleet:
     def _make(self, function: Function, cluster: Cluster | None) -> Container:
         id = self.world.name("ta")
         folder = self.world.folder / id
-        (folder / "root").mkdir(parents=True)
+        for name in ("root", "tmp"):
+            (folder / name).mkdir(parents=True)
         made = Container(id, function, folder, None, time.time(), cluster)
         if cluster is not None:
             cluster.members.append(made)
@@ -181,6 +183,7 @@ class Fleet:
             "MODAL_IMAGE_ID": definition.image_id,
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": str(container.folder / "root"),
+            "TMPDIR": str(container.folder / "tmp"),
         }
         if definition.checkpointing_enabled:
             own["MODAL_ENABLE_SNAP_RESTORE"] = "1"
@@ -195,6 +198,7 @@ class Fleet:
         if container.namespace is not None:
             network.remove(container.namespace)
         self.world.containers.pop(container.id, None)
+        shutil.rmtree(container.folder / "tmp", ignore_errors=True)
         if container.cluster is not None and any(one.output is None for one in container.working_on.values()):
             for other in container.cluster.members:  # a cluster is lost as a whole
                 self.kill(other)
