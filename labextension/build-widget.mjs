@@ -11,7 +11,9 @@ await build({
   entryPoints: ['labextension/src/widget.ts'],
   outfile: `${path}.js`,
   format: 'esm',
-  mangleProps: /^_[a-z]/
+  mangleProps: /^_[a-z$]/
 });
-// What is left of line breaks with indentation stands in templates, where it is one space.
-await writeFile(`${path}.js`, (await readFile(`${path}.js`, 'utf8')).replace(/\n +/g, ' '));
+// What is left of line breaks with indentation stands in templates, where it is one space. Attributes of one word need
+// no quotes there.
+const code = await readFile(`${path}.js`, 'utf8');
+await writeFile(`${path}.js`, code.replace(/\n +/g, ' ').replace(/(?<= (?:role|class|aria-\w+|tabindex)=)"([\w-]+)"(?=[ >])/g, '$1'));

@@ -270,7 +270,9 @@ def test_a_widget_is_updated_in_place_and_gone_from_the_saved_notebook(monkeypat
     run = begun()
     move(run, 0, 10)
     monkeypatch.setattr(picture, "WIDGET_SECONDS", 0.0)
-    drawn = picture.DisplayPicture(run, lambda: taken(run), lambda data, name, update: shown.append(data), widget=True)
+    drawn = picture.DisplayPicture(
+        run, lambda: taken(run), lambda data, name, update: shown.append(data), lambda _: None
+    )
     drawn.turn(over=False)
     widget = drawn._widget
     assert widget is not None

@@ -19,9 +19,11 @@ LOOK = """() => axe.run(document, {resultTypes: ['violations']}).then(found =>
     found.violations.flatMap(rule => rule.nodes.map(node => rule.id + ': ' + node.html.slice(0, 120))))"""
 STATIC = ROOT / "modal_magic" / "static"
 START_WIDGET = """async ({code, shot}) => {
-    const listeners = [];
-    window.model = {get: () => shot, on: (_, call) => listeners.push(call), off: () => listeners.pop(),
-                    set: next => { shot = next; listeners.forEach(call => call()); }};
+    const listeners = {};
+    window.model = {get: () => shot, on: (event, call) => { listeners[event] = call; }, off: () => {},
+                    set: next => { shot = next; listeners['change:shot'](); },
+                    send: asked => { window.asked = asked; },
+                    answer: value => listeners['msg:custom']({number: window.asked.number, value})};
     const module = await import(URL.createObjectURL(new Blob([code], {type: 'text/javascript'})));
     window.end = module.default.render({model: window.model, el: document.getElementById('place')});
 }"""
@@ -91,8 +93,17 @@ def test_the_widget_of_other_front_ends_draws_what_the_kernel_tells(browser: Bro
     page.add_style_tag(path=STATIC / "widget.css")
     page.evaluate(START_WIDGET, {"code": (STATIC / "widget.js").read_text(), "shot": g.given(g.running())["shot"]})
     assert page.locator(".row").count() == 4
-    assert page.get_by_role("button").count() == 0, "there is no server to ask"
+    page.locator(".row").nth(2).click()
+    page.wait_for_function("() => window.asked?.what === 'log' && window.asked.rank === 2")
+    page.evaluate("() => model.answer({lines: [[1, null, 2, 'stdout', 'loaded <b>']], total: 1})")
+    assert page.locator(".log .lines").inner_text().strip() == "loaded <b>"
+    page.get_by_role("button", name="Stacks").click()
+    page.evaluate("stacks => model.answer(stacks)", g.given(g.running())["stacks"])
+    assert page.locator(".tree .fr").count() > 0
     assert violations(page) == []
+    page.get_by_role("button", name="Interrupt").click()
+    assert page.evaluate("() => window.asked.what") == "interrupt"
+    page.get_by_text("The kernel is busy, and hears this when its cell is over.").wait_for()
     page.evaluate("shot => model.set(shot)", g.given(g.many())["shot"])
     assert page.locator(".row b, .row .g-rk").all_inner_texts()[:4] == ["300", "517", "212", "846"]
     assert "992 more ranks" in page.locator(".rows").inner_text()

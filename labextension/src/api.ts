@@ -5,8 +5,8 @@ import { ServerConnection } from '@jupyterlab/services';
 
 export type Action = 'interrupt' | 'restart' | 'stop';
 
-/** Number, seconds since the run began, rank, stream, text. */
-export type LogLine = [number, number, number, string, string];
+/** Number, seconds since the run began where that is known, rank, stream, text. */
+export type LogLine = [number, number | null, number, string, string];
 
 export interface Log {
   lines: LogLine[];
@@ -39,11 +39,15 @@ export interface Band {
   high: (number | null)[];
 }
 
-export interface Api {
-  events(signal: AbortSignal): Promise<Response>;
+/** What the view of one session asks. */
+export interface Asks {
   act(session: string, action: Action): Promise<void>;
   log(session: string, rank: number | null, after: number): Promise<Log>;
   stacks(session: string): Promise<Stacks>;
+}
+
+export interface Api extends Asks {
+  events(signal: AbortSignal): Promise<Response>;
   band(session: string, metric: string): Promise<Band>;
 }
 

@@ -1,11 +1,11 @@
-// The log of one rank or of all: the newest lines, with search and follow. It asks the server for what is new.
+// The log of one rank or of all: the newest lines, which are followed. It asks for what is new.
 
 import { html, nothing, type TemplateResult } from 'lit-html';
 
-import type { Api, LogLine } from './api';
+import type { Asks, LogLine } from './api';
 import * as format from './format';
 import { icon } from './icons';
-import type { RankRow, Snapshot } from './protocol';
+import type { RankRow } from './protocol';
 import { loopsOf, numbersOf } from './told';
 import { plain, type Say } from './translate';
 
@@ -16,16 +16,15 @@ export class LogPane {
   open = false;
   /** Of this rank, or of all. */
   rank: number | null = null;
-  private _lines: LogLine[] = [];
+  protected _lines: LogLine[] = [];
+  protected _total = 0;
   private _after = 0;
-  private _total = 0;
-  private _follow = true;
-  private _query = '';
+  protected _follow = true;
 
   constructor(
-    private readonly _api: Api,
-    private readonly _say: Say,
-    private readonly _draw: () => void
+    private readonly _api: Asks,
+    protected readonly _say: Say,
+    protected readonly _draw: () => void
   ) {}
 
   /** Show the log of a rank, or of all. */
@@ -72,9 +71,18 @@ export class LogPane {
     }
   }
 
-  private _found(): LogLine[] {
-    const query = this._query.toLowerCase();
-    return query ? this._lines.filter(line => line[4].toLowerCase().includes(query)) : this._lines;
+  /** The lines that are to be shown. */
+  protected _found(): LogLine[] {
+    return this._lines;
+  }
+
+  /** What the log is searched with and held by; here nothing does that but the wheel. */
+  protected _tools(): TemplateResult | typeof nothing {
+    return nothing;
+  }
+
+  protected _marked(text: string): unknown {
+    return text;
   }
 
   /** Below the row of a rank, or below the grid of many. */
@@ -97,7 +105,7 @@ export class LogPane {
         <span class="el">${facts.join(' · ') || __('All ranks')}</span>
         ${row?.function ? html`<span class="code el">${plain(row.function)}</span>` : nothing}
         <span class="push">${__('%1 lines', format.count(this._total))}</span>
-        ${this._search()} ${this._followButton()}
+        ${this._tools()}
         <button class="btn flat" aria-pressed=${this.rank === null ? 'true' : 'false'} @click=${all}>
           ${icon('list')}${__('All ranks')}
         </button>
@@ -106,75 +114,11 @@ export class LogPane {
     </section>`;
   }
 
-  /** As a section of the panel. */
-  section(shot: Snapshot, choose: (rank: number | null) => void): TemplateResult {
-    const __ = this._say;
-    const found = this._found();
-    return html`<h2>
-        ${__('Log')} <span class="dim">${__('%1 lines', format.count(this._total))}</span>
-        <span class="acts"
-          ><select
-            class="inp flat"
-            aria-label=${__('Log of')}
-            @change=${(event: Event) => {
-              const { value } = event.target as HTMLSelectElement;
-              choose(value === '' ? null : Number(value));
-            }}
-          >
-            <option value="" ?selected=${this.rank === null}>${__('All ranks')}</option>
-            ${shot.ranks.map(
-              ({ rank }) => html`<option value=${rank} ?selected=${this.rank === rank}>${__('rank %1', rank)}</option>`
-            )}</select
-          >${this._followButton()}</span
-        >
-      </h2>
-      <section class="log bare" aria-label=${this._name()}>
-        <div class="tools">
-          ${this._search()}<span class="dim">${this._query ? __('%1 of %2', format.count(found.length), format.count(this._lines.length)) : ''}</span>
-        </div>
-        ${this._text()}
-      </section>`;
-  }
-
-  private _name(): string {
+  protected _name(): string {
     return this.rank === null ? this._say('log of all ranks') : this._say('log of rank %1', this.rank);
   }
 
-  private _search(): TemplateResult {
-    return html`<input
-      class="inp find"
-      type="search"
-      placeholder=${this._say('Search')}
-      aria-label=${this._say('Search the log')}
-      .value=${this._query}
-      @input=${(event: InputEvent) => {
-        this._query = (event.target as HTMLInputElement).value;
-        this._draw();
-      }}
-      @keydown=${(event: KeyboardEvent) => {
-        if (event.key === 'Escape') {
-          (event.target as HTMLInputElement).blur();
-          this._query = '';
-          this._draw();
-        }
-      }}
-    />`;
-  }
-
-  private _followButton(): TemplateResult {
-    return html`<button
-      class="btn flat"
-      aria-pressed=${this._follow ? 'true' : 'false'}
-      @click=${() => {
-        this._follow = !this._follow;
-        this._draw();
-      }}
-    >
-      ${icon(this._follow ? 'check' : 'box')}${this._say('Follow')}
-    </button>`;
-  }
-
-  private _text(): TemplateResult {
+  protected _text(): TemplateResult {
     const found = this._found();
     return html`<div
       class="lines"
@@ -183,10 +127,10 @@ export class LogPane {
       tabindex="0"
       aria-label=${this._say('lines')}
       @wheel=${(event: WheelEvent) => {
-        if (event.deltaY < 0 && this._follow) {
-          this._follow = false;
-          this._draw();
-        }
+        const { scrollHeight, scrollTop, clientHeight } = event.currentTarget as HTMLElement;
+        const atEnd = scrollHeight - scrollTop - clientHeight < 24;
+        this._follow = event.deltaY >= 0 && (this._follow || atEnd);
+        this._draw();
       }}
     >
       ${found.length
@@ -196,26 +140,11 @@ export class LogPane {
   }
 
   private _line([, at, rank, stream, text]: LogLine): TemplateResult {
-    const minutes = Math.floor(at / 60);
-    const time = `${minutes}:${(at - minutes * 60).toFixed(3).padStart(6, '0')}`;
+    const minutes = Math.floor((at ?? 0) / 60);
+    const time = at === null ? nothing : html`<span class="t">${minutes}:${(at - minutes * 60).toFixed(3).padStart(6, '0')}  </span>`;
     const who = this.rank === null ? html`<b style="color:var(--mm-r${rank % 4})">${rank}</b> ` : nothing;
     return html`<span class="ll ${stream === 'stderr' ? 'stderr' : ''}"
-      ><span class="t">${time}  </span>${who}${marked(plain(text), this._query)}</span
+      >${time}${who}${this._marked(plain(text))}</span
     >`;
   }
-}
-
-/** A text with what was searched for marked. */
-function marked(text: string, query: string): (string | TemplateResult)[] {
-  if (!query) {
-    return [text];
-  }
-  const parts: (string | TemplateResult)[] = [];
-  const lower = text.toLowerCase();
-  let start = 0;
-  for (let at = lower.indexOf(query.toLowerCase()); at >= 0; at = lower.indexOf(query.toLowerCase(), start)) {
-    parts.push(text.slice(start, at), html`<mark>${text.slice(at, at + query.length)}</mark>`);
-    start = at + query.length;
-  }
-  return [...parts, text.slice(start)];
 }

@@ -7,7 +7,7 @@ import { repeat } from 'lit-html/directives/repeat.js';
 
 import type { Api } from './api';
 import * as format from './format';
-import { icon } from './icons';
+import { icon, LINK, PLUS } from './icons';
 import { lineOf, type Wish } from './panel-line';
 import { makeParts } from './parts';
 import { lookOfSession } from './states';
@@ -95,7 +95,7 @@ export class SessionsPanel extends Widget {
         ${__('Sessions')} <span class="dim">${sessions.length || ''}</span>
         <span class="acts"
           ><button class="btn flat" aria-pressed=${this._form ? 'true' : 'false'} @click=${() => this._toggleForm()}>
-            ${icon('plus')}${__('New')}
+            ${icon(PLUS)}${__('New')}
           </button></span
         >
       </h2>
@@ -142,7 +142,7 @@ export class SessionsPanel extends Widget {
       ${alone
         ? html`<span class="l3" role="gridcell"
             ><button class="btn" @click=${() => this._insert(`%modal_attach ${shot.session}`)}>
-              ${icon('link')}${this._trans.__('Attach')}</button
+              ${icon(LINK)}${this._trans.__('Attach')}</button
             ><button class="btn" @click=${() => this._askStop(shot.session)}>
               ${icon('stop', 'bad')}${this._trans.__('Stop')}
             </button></span

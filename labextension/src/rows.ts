@@ -44,19 +44,14 @@ export function columnsOf(shot: Snapshot, wanted: string | null = null): Columns
 
 /** The titles above the rows. */
 export function titles(columns: Columns, say: Say): TemplateResult {
+  const { steps, metric, cpu, gpu, memory } = columns;
+  const title = (column: string, text: unknown) => html`<span class="g-${column} el" role="columnheader">${text}</span>`;
   return html`<div class="th" role="row">
-    <span class="g-x" role="columnheader"><span class="sr">${say('Log')}</span></span>
-    <span class="g-rk" role="columnheader">${say('Rank')}</span><span class="g-st" role="columnheader">${say('State')}</span>
-    ${columns.steps
-      ? html`<span class="g-bar" role="columnheader">${say('Step')}</span
-          ><span class="g-rate" role="columnheader">${say('Step/s')}</span
-          ><span class="g-left" role="columnheader">${say('Left')}</span>`
-      : nothing}
-    ${columns.metric !== null ? html`<span class="g-loss el" role="columnheader">${columns.metric}</span>` : nothing}
-    ${columns.cpu ? html`<span class="g-cpu" role="columnheader">CPU</span>` : nothing}
-    ${columns.gpu ? html`<span class="g-gpu" role="columnheader">GPU</span>` : nothing}
-    ${columns.memory ? html`<span class="g-mem" role="columnheader">${say(columns.memory)}</span>` : nothing}
-    <span class="g-last" role="columnheader">${say('Last line')}</span>
+    ${title('x', html`<span class="sr">${say('Log')}</span>`)} ${title('rk', say('Rank'))} ${title('st', say('State'))}
+    ${steps ? html`${title('bar', say('Step'))} ${title('rate', say('Step/s'))} ${title('left', say('Left'))}` : nothing}
+    ${metric !== null ? title('loss', metric) : nothing} ${cpu ? title('cpu', 'CPU') : nothing}
+    ${gpu ? title('gpu', 'GPU') : nothing} ${memory ? title('mem', say(memory)) : nothing}
+    ${title('last', say('Last line'))}
   </div>`;
 }
 
@@ -81,26 +76,26 @@ export function rankRow(
     tabindex=${focused ? 0 : -1}
     @click=${() => toggle(row.rank)}
   >
-    <span class="g-x" role="gridcell">${icon(open ? 'down' : 'right')}</span>
+    ${cell('x', icon(open ? 'down' : 'right'))}
     <span class="g-rk" role="rowheader">${row.rank}</span>
-    <span class="g-st" role="gridcell"
-      >${icon(look.icon, look.tone)}<span class="word el ${row.awaited ? 'late' : ''}">${say(look.word)}</span><span class="dim el">${since(row, now, say)}</span></span
-    >
+    ${cell(
+      'st',
+      html`${icon(look.icon, look.tone)}<span class="word el ${row.awaited ? 'late' : ''}">${say(look.word)}</span><span class="dim el">${since(row, now, say)}</span>`
+    )}
     ${columns.steps ? steps(row, look.bar, say) : nothing}
     ${columns.metric !== null ? metricCell(row.metrics.find(each => each.name === columns.metric), columns) : nothing}
-    ${columns.cpu ? html`<span class="g-cpu" role="gridcell">${meter('CPU', row.cpu, 100, format.percent)}</span>` : nothing}
-    ${columns.gpu ? html`<span class="g-gpu" role="gridcell">${meter('GPU', row.gpu, 100, format.percent)}</span>` : nothing}
+    ${columns.cpu ? cell('cpu', meter('CPU', row.cpu, 100, format.percent)) : nothing}
+    ${columns.gpu ? cell('gpu', meter('GPU', row.gpu, 100, format.percent)) : nothing}
     ${columns.memory
-      ? html`<span class="g-mem" role="gridcell"
-          >${columns.gpu
-            ? meter(columns.memory, row.gpu_memory, row.gpu_total, format.size)
-            : format.size(row.memory)}</span
-        >`
+      ? cell('mem', columns.gpu ? meter(columns.memory, row.gpu_memory, row.gpu_total, format.size) : format.size(row.memory))
       : nothing}
-    <span class="g-last code el" role="gridcell"
-      >${beside ? html`<span class="dim">${beside}</span> ` : nothing}${plain(row.last_line)}</span
-    >
+    ${cell('last code el', html`${beside ? html`<span class="dim">${beside}</span> ` : nothing}${plain(row.last_line)}`)}
   </div>`;
+}
+
+/** A cell of a row, in the column of this name. */
+function cell(column: string, content: unknown, title = ''): TemplateResult {
+  return html`<span class="g-${column}" role="gridcell" title=${title || nothing}>${content}</span>`;
 }
 
 /** A figure above the share that it is of all there is. */
@@ -143,37 +138,29 @@ function since(row: RankRow, now: number, say: Say): string {
   return row.since ? format.age(now - row.since, rests(row)) : '';
 }
 
-function steps(row: RankRow, bar: string, say: Say): TemplateResult {
+function steps(row: RankRow, look: string, say: Say): TemplateResult {
   const loop = row.loops[row.loops.length - 1];
   if (!loop) {
-    return html`<div class="g-bar" role="gridcell"></div><span class="g-step" role="gridcell"></span
-      ><span class="g-rate" role="gridcell"></span><span class="g-left" role="gridcell"></span>`;
+    return html`${['bar', 'step', 'rate', 'left'].map(column => cell(column, nothing))}`;
   }
   const percent = row.fraction === null ? null : Math.round(row.fraction * 1000) / 10;
-  return html`<div class="g-bar" role="gridcell">
-      <div
-        class="bar ${bar}"
-        role="progressbar"
-        aria-label=${say('rank %1', row.rank)}
-        aria-valuemin="0"
-        aria-valuemax="100"
-        aria-valuenow=${percent ?? nothing}
-      >
-        <i style="width:${percent ?? 0}%"></i>
-      </div>
-    </div>
-    <span class="g-step" role="gridcell" title=${loopsOf(row)}
-      >${format.count(loop.step)}${loop.total === null
-        ? nothing
-        : html` <span class="dim">/ ${format.count(loop.total)}</span>`}</span
-    ><span class="g-rate" role="gridcell">${row.state === 'running' ? format.rate(loop.rate) : '–'}</span
-    ><span class="g-left" role="gridcell">${format.duration(row.left)}</span>`;
+  const bar = html`<div
+    class="bar ${look}"
+    role="progressbar"
+    aria-label=${say('rank %1', row.rank)}
+    aria-valuemin="0"
+    aria-valuemax="100"
+    aria-valuenow=${percent ?? nothing}
+  >
+    <i style="width:${percent ?? 0}%"></i>
+  </div>`;
+  const total = loop.total === null ? nothing : html` <span class="dim">/ ${format.count(loop.total)}</span>`;
+  return html`${cell('bar', bar)} ${cell('step', html`${format.count(loop.step)}${total}`, loopsOf(row))}
+  ${cell('rate', row.state === 'running' ? format.rate(loop.rate) : '–')} ${cell('left', format.duration(row.left))}`;
 }
 
 function metricCell(metric: Metric | undefined, columns: Columns): TemplateResult {
-  return html`<span class="g-loss" role="gridcell"
-    >${metric ? html`${sparkOf(metric, columns)}<span>${format.value(metric.value)}</span>` : nothing}</span
-  >`;
+  return cell('loss', metric ? html`${sparkOf(metric, columns)}<span>${format.value(metric.value)}</span>` : nothing);
 }
 
 const WIDTH = 56;

@@ -11,29 +11,29 @@ export interface Look {
   bar: string;
 }
 
-const LOOKS: { [state: string]: Look } = {
-  launching: { icon: 'launch', tone: 'wait', word: 'Launching', bar: '' },
-  restoring: { icon: 'restore', tone: 'wait', word: 'Restoring', bar: '' },
-  rendezvous: { icon: 'rdv', tone: 'wait', word: 'Rendezvous', bar: '' },
-  idle: { icon: 'idle', tone: 'wait', word: 'Idle', bar: '' },
-  ready: { icon: 'idle', tone: 'wait', word: 'Idle', bar: '' },
-  queued: { icon: 'queue', tone: 'wait', word: 'Queued', bar: '' },
-  running: { icon: 'run', tone: 'run', word: 'Running', bar: '' },
-  done: { icon: 'done', tone: 'ok', word: 'Done', bar: 'ok' },
-  failed: { icon: 'fail', tone: 'bad', word: 'Failed', bar: 'bad' },
-  interrupted: { icon: 'intr', tone: 'wait', word: 'Interrupted', bar: 'intr' },
-  lost: { icon: 'lost', tone: 'bad', word: 'Lost', bar: 'bad' },
-  recovering: { icon: 'restore', tone: 'late', word: 'Recovering', bar: '' },
-  degraded: { icon: 'late', tone: 'late', word: 'Degraded', bar: '' },
-  closing: { icon: 'intr', tone: 'wait', word: 'Closing', bar: '' },
-  closed: { icon: 'lost', tone: 'wait', word: 'Closed', bar: '' }
+/** Icon, tone, word, bar. */
+const LOOKS: { [state: string]: readonly [IconName, string, string, string?] } = {
+  launching: ['launch', 'wait', 'Launching'],
+  restoring: ['restore', 'wait', 'Restoring'],
+  rendezvous: ['rdv', 'wait', 'Rendezvous'],
+  idle: ['idle', 'wait', 'Idle'],
+  ready: ['idle', 'wait', 'Idle'],
+  queued: ['queue', 'wait', 'Queued'],
+  running: ['run', 'run', 'Running'],
+  done: ['done', 'ok', 'Done', 'ok'],
+  failed: ['fail', 'bad', 'Failed', 'bad'],
+  interrupted: ['intr', 'wait', 'Interrupted', 'intr'],
+  lost: ['lost', 'bad', 'Lost', 'bad'],
+  recovering: ['restore', 'late', 'Recovering'],
+  degraded: ['late', 'late', 'Degraded'],
+  closing: ['intr', 'wait', 'Closing'],
+  closed: ['lost', 'wait', 'Closed']
 };
-
-const UNKNOWN: Look = { icon: 'idle', tone: 'wait', word: 'Unknown', bar: '' };
 
 /** The look of a state. A word that is not known is shown as it is. */
 export function lookOf(state: string): Look {
-  return LOOKS[state] ?? { ...UNKNOWN, word: state };
+  const [icon, tone, word, bar = ''] = LOOKS[state] ?? ['idle', 'wait', state];
+  return { icon, tone, word, bar };
 }
 
 /** The look of a rank: one that waits or is waited for is told by that. */

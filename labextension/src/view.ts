@@ -2,13 +2,12 @@
 
 import { html, nothing, render, type TemplateResult } from 'lit-html';
 
-import type { Action, Api, Stacks } from './api';
+import type { Action, Asks, Stacks } from './api';
 import * as format from './format';
 import type { ButtonActions, ButtonState, Question } from './buttons';
 import { head } from './head';
 import type { LogPane } from './log';
 import type { ManyRanks } from './many';
-import type { Metrics } from './metrics';
 import { failureNotice, stallNotice } from './notices';
 import { slowestFirst } from './order';
 import type { Snapshot } from './protocol';
@@ -31,18 +30,19 @@ export interface Content {
   fixed: boolean;
 }
 
-/** What a view has only where it can ask a server; the widget of VS Code is small without. */
+/** What a view has where it can ask. The widget, which travels with each notebook, is small without some of it. */
 export interface Parts {
   log: LogPane;
-  metrics: Metrics;
-  many: ManyRanks;
-  stackTree(stacks: Stacks, say: Say): TemplateResult;
-  startUp: typeof startUp;
   buttons(shot: Snapshot, state: ButtonState, actions: ButtonActions, say: Say): TemplateResult;
+  stackTree(stacks: Stacks, say: Say): TemplateResult;
+  startUp?: typeof startUp;
+  many?: ManyRanks;
+  /** What the panel has below its rows. */
+  below?(shot: Snapshot, rank: number | null, width: number, choose: (rank: number | null) => void): TemplateResult;
 }
 
 /** Draws itself into `host`, at most when it is told to; `panel` leaves the state to the panel's list. */
-export class SessionView {
+export class SessionView<A extends Asks = Asks> {
   private _content: Content = { known: null, link: 'connecting', heard: 0, fixed: false };
   private _focused = 0;
   private _asking: Question | null = null;
@@ -59,9 +59,9 @@ export class SessionView {
 
   constructor(
     readonly host: HTMLElement,
-    private readonly _api: Api | null,
+    private readonly _api: A | null,
     trans: Translate,
-    makeParts: ((api: Api, say: Say, draw: () => void, show: (rank: number) => void) => Parts) | null = null,
+    makeParts: ((api: A, say: Say, draw: () => void, show: (rank: number) => void) => Parts) | null = null,
     private readonly _panel = false
   ) {
     this._say = (text, ...values) => trans.__(text, ...values);
@@ -100,7 +100,7 @@ export class SessionView {
   private _draw(): void {
     if (this._visible || !this.host.hasChildNodes()) {
       render(this._template(), this.host);
-      this._parts?.many.paint(this.host);
+      this._parts?.many?.paint(this.host);
       this._log?.settle(this.host);
     }
   }
@@ -117,8 +117,8 @@ export class SessionView {
     const lost = link === 'reconnecting' && !fixed;
     const note = (text: string) => html`<div class="note" role="status">${text}</div>`;
     const width = this.host.clientWidth;
-    const many = shot.ranks.length > MANY;
     const parts = this._parts;
+    const many = shot.ranks.length > MANY ? parts?.many : undefined;
     const rank = parts?.log.rank ?? null;
     const row = rank === null ? undefined : shot.ranks[rank];
     const pressed = { act: (action: Action) => void this._act(shot, action), ask: (question: Question | null) => this._ask(question), stacks: () => void this._takeStacks(shot) };
@@ -129,14 +129,12 @@ export class SessionView {
       ${this._said ? note(this._said) : nothing}
       ${failureNotice(shot.failure, __, this._api && !fixed ? rank => this._show(rank) : null)} ${stallNotice(shot, __)}
       <div class=${lost ? 'stale' : ''}>
-        ${many && parts ? parts.many.template(shot, now, width) : this._rows(shot, now)}
+        ${many ? many.template(shot, now, width) : this._rows(shot, now)}
         ${many && parts?.log.open && !this._panel ? parts.log.template(row, () => this._all()) : nothing}
       </div>
       ${this._stacks && parts ? parts.stackTree(this._stacks, __) : nothing}
-      ${parts ? parts.startUp(shot, now, this._startUp, () => this._toggleStartUp(), __) : nothing}
-      ${this._panel && parts
-        ? html`${parts.metrics.template(shot, rank, width)} ${parts.log.section(shot, chosen => this._show(chosen))}`
-        : nothing}
+      ${parts?.startUp ? parts.startUp(shot, now, this._startUp, () => this._toggleStartUp(), __) : nothing}
+      ${this._panel && parts?.below ? parts.below(shot, rank, width, chosen => this._show(chosen)) : nothing}
       ${fixed && (running || shot.run_state === 'queued')
         ? note(__('This is what the notebook saw last. The Jupyter server knows no such run.'))
         : nothing}

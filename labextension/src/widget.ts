@@ -1,13 +1,16 @@
-// The view as an anywidget, for front ends without our extension: it draws what the kernel tells, and nothing is pressed.
+// The view as an anywidget, for front ends without our extension: it draws what the kernel tells, and asks the kernel.
 
+import { buttons } from './buttons';
+import { askKernel, type Line } from './comm';
+import { LogPane } from './log';
 import { isSnapshot } from './snapshots';
 import { english } from './translate';
+import { stackTree } from './tree';
 import { SessionView } from './view';
 
 /** What is used of anywidget's model (https://anywidget.dev, "AFM"). */
-interface Model {
+interface Model extends Line {
   get(name: string): unknown;
-  on(event: string, callback: () => void): void;
   off(event: string, callback: () => void): void;
 }
 
@@ -28,7 +31,8 @@ function render({ model, el }: { model: Model; el: HTMLElement }): () => void {
   const host = outer.appendChild(document.createElement('div'));
   host.className = 'mm';
   host.setAttribute('role', 'article');
-  const view = new SessionView(host, null, english);
+  const asks = askKernel(model, english.__);
+  const view = new SessionView(host, asks, english, (_, say, draw) => ({ log: new LogPane(asks, say, draw), buttons, stackTree }));
   const update = () => {
     const shot = model.get('shot');
     if (isSnapshot(shot)) {

@@ -104,5 +104,5 @@ def _show(run: Run, paced: bool) -> None:
         print(f"The run{cell} has ended since. What nobody has seen of it:", flush=True)
     else:
         print(f"The run{cell} goes on; an interrupt interrupts it. What nobody has seen of it:", flush=True)
-    picture = choose_picture(paced, run.view, run.snapshot)
+    picture = choose_picture(paced, run)
     follow(run, TextView(run.session.world_size), picture, paced=paced, limited=True)

@@ -104,7 +104,7 @@ class ModalMagics(Magics):
         if options.background:
             self.leave_behind(run, view, limited, options.handle or f"Out[{number}]")
             return run
-        picture = choose_picture(in_jupyter(self.host), run.view, run.snapshot)
+        picture = choose_picture(in_jupyter(self.host), run)
         follow(run, view, picture, paced=in_jupyter(self.host), limited=limited)
         self.notices.tell(session)
         self.resources.prepare(session.backend_name)  # not earlier: importing torch takes a core for seconds

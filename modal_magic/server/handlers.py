@@ -13,10 +13,10 @@ from tornado import web
 from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
-from modal_magic.protocol import RankStack, Whereabouts
 from modal_magic.server.hub import Hub
 from modal_magic.server.watched import STACK_SECONDS, Watched
 from modal_magic.values import SESSION_NAME
+from modal_magic.view.stack import stacks_as_data
 
 __all__ = ["routes"]
 
@@ -117,22 +117,6 @@ class BandHandler(Handler):
         self.reply(await asyncio.to_thread(watched.band, self.get_query_argument("metric")))
 
 
-def _shown(stack: RankStack) -> dict[str, object]:
-    """Where a rank is, as the views read it."""
-    where = stack.where or Whereabouts()
-    return {
-        "state": stack.state,
-        "line": where.line,
-        "function": where.function,
-        "collective": where.collective,
-        "group": where.group,
-        "sequence": where.sequence,
-        "seconds": where.since,
-        "silent": stack.silent,
-        "frames": [{"where": frame.where, "line": frame.line, "function": frame.function} for frame in stack.frames],
-    }
-
-
 class StacksHandler(Handler):
     """POST: where every rank is."""
 
@@ -147,7 +131,7 @@ class StacksHandler(Handler):
             await asyncio.sleep(0.02)
         stacks = watched.stacks(question) or []
         watched.forget_stacks(question)
-        self.reply({str(stack.rank): _shown(stack) for stack in stacks})
+        self.reply(stacks_as_data(stacks))
 
 
 class ActionHandler(Handler):

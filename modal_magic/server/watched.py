@@ -6,33 +6,24 @@ import contextlib
 import threading
 import time
 import uuid
-from collections import deque
 
 from modal_magic import protocol as p
 from modal_magic.errors import SessionError, UsageError
-from modal_magic.lines import LineAssembler
 from modal_magic.links.client import Client
 from modal_magic.links.thread import LinkThread
 from modal_magic.prices import Rates, cost_of, rates_on
 from modal_magic.registry import Connection
 from modal_magic.view.band import Band, band
 from modal_magic.view.model import RunView
+from modal_magic.view.newest import LogLine, NewestLines
 from modal_magic.view.snapshot import SessionFacts, Snapshot, where_it_runs
+from modal_magic.view.stack import SHOWN_FRAMES
 from modal_magic.view.taking import snapshot
 
-__all__ = ["LogLine", "Watched"]
+__all__ = ["STACK_SECONDS", "Watched"]
 
-LINES = 5000
-"""So many of the newest lines of a run are kept; the session's own log has all."""
-LINE_CHARACTERS = 2000
 STACK_SECONDS = 1.0
 """How long a gateway has to say where its ranks are; it waits for them for less."""
-
-FRAMES = 12
-"""How many frames of a rank are asked for."""
-
-LogLine = tuple[int, float, int, str, str]
-"""Number, seconds since the run began, rank, stream, text."""
 
 
 class Watched:
@@ -51,9 +42,7 @@ class Watched:
         self._state = "launching"
         self._state_since = time.time()
         self._ahead: float | None = None
-        self._assembler = LineAssembler()
-        self._lines: deque[LogLine] = deque(maxlen=LINES)
-        self._count = 0
+        self._lines = NewestLines()
         self._stages: dict[tuple[str, int], p.Stage] = {}
         self._rates: Rates | None = None
         with contextlib.suppress(UsageError):  # the kernel has told of prices that cannot be read
@@ -106,8 +95,7 @@ class Watched:
     def log(self, rank: int | None, after: int) -> tuple[list[LogLine], int]:
         """The lines of the newest run after number `after`, and how many there were in all."""
         with self._lock:
-            found = [line for line in self._lines if line[0] > after and (rank is None or line[2] == rank)]
-            return found, self._count
+            return self._lines.after(after, rank), self._lines.total
 
     def band(self, metric: str) -> Band:
         """The course of a metric on all ranks of the newest run."""
@@ -140,7 +128,7 @@ class Watched:
         """Have ranks say where they are. Returns the name of the question, for `stacks`."""
         name = uuid.uuid4().hex[:12]
         self._stacks[name] = None
-        self._client.ask(p.AskStack(name, FRAMES))
+        self._client.ask(p.AskStack(name, SHOWN_FRAMES))
         return name
 
     def stacks(self, name: str) -> list[p.RankStack] | None:
@@ -169,24 +157,15 @@ class Watched:
                 case p.Staged(stage=stage):
                     self._stages[stage.name, stage.node] = stage
                 case p.Output() if self._run is not None and event.run == self._run.run:
-                    for text in self._assembler.feed(event.rank, event.stream, event.text):
-                        self._keep(record.time, event.rank, event.stream, text)
-                case p.RunEnded():
-                    for rank, stream, text in self._assembler.flush():
-                        self._keep(record.time, rank, stream, text)
+                    self._lines.take(record.time - self._run.began, event.rank, event.stream, event.text)
+                case p.RunEnded() if self._run is not None:
+                    self._lines.end(record.time - self._run.began)
             if self._run is not None:
                 self._run.apply(event, record.time)
 
     def _begin(self, run: str) -> None:
         self._run = RunView(run, keep=False)
-        self._assembler = LineAssembler()
-        self._lines.clear()
-        self._count = 0
-
-    def _keep(self, at: float, rank: int, stream: str, text: str) -> None:
-        began = self._run.began if self._run is not None else at
-        self._count += 1
-        self._lines.append((self._count, round(at - began, 3), rank, stream, text[:LINE_CHARACTERS]))
+        self._lines = NewestLines()
 
     def _on_reply(self, reply: p.Reply) -> None:
         with self._lock:

@@ -6,15 +6,19 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from modal_magic.view.cell_output import publish_here
 from modal_magic.view.model import RunView
+from modal_magic.view.pressing import Pressing
 from modal_magic.view.saved import as_html, as_plain, progress_line
 from modal_magic.view.snapshot import Snapshot, without_courses
-from modal_magic.view.widget import VIEW, Widget, make_widget, wants_widget
+from modal_magic.view.widget import VIEW, Answer, Widget, make_widget, wants_widget
+
+if TYPE_CHECKING:
+    from modal_magic.sessions.run import Run
 
 __all__ = ["MIME", "BlockPicture", "DisplayPicture", "LinePicture", "Picture", "choose_picture"]
 
@@ -85,17 +89,21 @@ class _Pace:
 class DisplayPicture:
     """A rich output of the cell, which is updated in place. `publish` is what puts it there.
 
-    With a widget only that is updated while the run goes on. At the end the display is without it, so that a saved
-    notebook shows the table and not a widget that has no kernel.
+    With an `answer` to what is pressed it is a widget, and only that is updated while the run goes on. At the end the
+    display is without it, so that a saved notebook shows the table and not a widget that has no kernel.
     """
 
     def __init__(
-        self, run: RunView, take: Callable[[], Snapshot], publish: Publish = publish_here, widget: bool = False
+        self,
+        run: RunView,
+        take: Callable[[], Snapshot],
+        publish: Publish = publish_here,
+        answer: Answer | None = None,
     ) -> None:
         self._run, self._take, self._publish = run, take, publish
-        self._pace = _Pace(run, WIDGET_SECONDS if widget else DISPLAY_SECONDS)
+        self._pace = _Pace(run, DISPLAY_SECONDS if answer is None else WIDGET_SECONDS)
         self._shown = False
-        self._wants_widget = widget
+        self._answer = answer
         self._widget: Widget | None = None
 
     def hide(self) -> None:
@@ -103,16 +111,18 @@ class DisplayPicture:
 
     def turn(self, over: bool) -> float | None:
         """Draw what is due."""
+        if self._widget is not None:
+            self._widget.hear()
         if self._pace.due(over):
             shot = self._take()
             if len(shot.ranks) > MANY_RANKS:
                 self._pace.seconds = MANY_SECONDS
             data = bundle(shot)
-            if self._wants_widget and not over:
+            if self._answer is not None and not over:
                 if self._widget is not None:
                     self._widget.shot = data[MIME]
                     return self._pace.wait()
-                self._widget = make_widget(data[MIME])
+                self._widget = make_widget(data[MIME], self._answer)
                 data[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self._widget.model_id}
             self._publish(data, f"modal-magic-{self._run.run}", self._shown)
             self._shown = True
@@ -168,14 +178,15 @@ class LinePicture:
         return self._pace.wait()
 
 
-def choose_picture(in_jupyter: bool, run: RunView, take: Callable[[], Snapshot]) -> Picture:
-    """The picture that fits where the output goes. `take` gives the snapshot of now."""
+def choose_picture(in_jupyter: bool, run: Run) -> Picture:
+    """The picture that fits where the output goes."""
     if in_jupyter:
         from IPython.core.getipython import get_ipython
 
         shell = get_ipython()
-        return DisplayPicture(run, take, widget=shell is not None and wants_widget(shell.user_ns))
-    return BlockPicture(run, take) if sys.stdout.isatty() else LinePicture(run, take)
+        widget = shell is not None and wants_widget(shell.user_ns)
+        return DisplayPicture(run.view, run.snapshot, answer=Pressing(run).answer if widget else None)
+    return (BlockPicture if sys.stdout.isatty() else LinePicture)(run.view, run.snapshot)
 
 
 def bundle(shot: Snapshot) -> dict[str, Any]:

@@ -9,7 +9,10 @@ from modal_magic.protocol import Frame, RankStack, Stalled, Whereabouts
 from modal_magic.ranges import name_ranks
 from modal_magic.view.status import seconds_in_words
 
-__all__ = ["stack_lines", "stall_sentence"]
+__all__ = ["SHOWN_FRAMES", "stack_lines", "stacks_as_data", "stall_sentence"]
+
+SHOWN_FRAMES = 12
+"""How many frames of a rank a browser is told."""
 
 CROWD_CHARACTERS = 40
 PLURALS = (("is ", "are "), ("has ", "have "), ("does ", "do "))
@@ -28,6 +31,26 @@ def stack_lines(stacks: Iterable[RankStack], whole: bool) -> list[str]:
         lines.append(f"{_names(group)}: {place}{for_how_long}")
         lines += [f"    {frame}" for frame in frames]
     return lines
+
+
+def stacks_as_data(stacks: Iterable[RankStack]) -> dict[str, dict[str, object]]:
+    """Where ranks are as a browser reads it, by rank."""
+
+    def told(stack: RankStack) -> dict[str, object]:
+        where = stack.where or Whereabouts()
+        return {
+            "state": stack.state,
+            "line": where.line,
+            "function": where.function,
+            "collective": where.collective,
+            "group": where.group,
+            "sequence": where.sequence,
+            "seconds": where.since,
+            "silent": stack.silent,
+            "frames": [{"where": each.where, "line": each.line, "function": each.function} for each in stack.frames],
+        }
+
+    return {str(stack.rank): told(stack) for stack in stacks}
 
 
 def stall_sentence(stall: Stalled) -> str:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-__all__ = ["VIEW", "Widget", "make_widget", "wants_widget"]
+from modal_magic.view.hearing import hear
+
+__all__ = ["VIEW", "Answer", "Widget", "make_widget", "wants_widget"]
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATIC = Path(__file__).resolve().parents[1] / "static"
 IN_VSCODE = "__vsc_ipynb_file__"
 """A name that VS Code puts into the namespace of every notebook's kernel."""
+
+Answer = Callable[[object], dict[str, object] | None]
+"""The answer to what a widget has sent, None where there is none."""
 
 
 class Widget(Protocol):
@@ -21,6 +27,9 @@ class Widget(Protocol):
 
     shot: dict[str, Any]
     model_id: str
+
+    def hear(self) -> None:
+        """Answer what was pressed since, though a cell runs. For the thread of that cell."""
 
     def close(self) -> None:
         """Take it out of the front end."""
@@ -32,17 +41,28 @@ def wants_widget(namespace: dict[str, Any]) -> bool:
     return foreign and (STATIC / "widget.js").exists() and importlib.util.find_spec("anywidget") is not None
 
 
-def make_widget(shot: dict[str, Any]) -> Widget:
+def make_widget(shot: dict[str, Any], answer: Answer) -> Widget:
     """A widget that draws this snapshot, and then each that is put into its `shot`."""
     import anywidget
     import traitlets
+    from IPython.core.getipython import get_ipython
 
     class SessionWidget(anywidget.AnyWidget):
         _esm = STATIC / "widget.js"
         _css = STATIC / "widget.css"
         shot = traitlets.Dict().tag(sync=True)
 
+        def hear(self) -> None:
+            if (kernel := getattr(get_ipython(), "kernel", None)) is not None:
+                hear(kernel, self.model_id)
+
+    def reply(widget: Any, content: object, buffers: object) -> None:
+        if (told := answer(content)) is not None:
+            widget.send(told)
+
     with contextlib.suppress(Exception):  # in Colab widgets from elsewhere are off until this is said
         sys.modules["google.colab"].output.enable_custom_widget_manager()
-    made: Widget = SessionWidget(shot=shot)
-    return made
+    made = SessionWidget(shot=shot)
+    made.on_msg(reply)
+    widget: Widget = made
+    return widget
