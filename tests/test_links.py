@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import resource
 import signal
@@ -19,7 +20,7 @@ from modal_magic import protocol as p
 from modal_magic.errors import RankFailed
 from modal_magic.links.delivery import Delivery
 from modal_magic.links.link import Keys, connect, make_keys
-from modal_magic.links.thread import LinkThread
+from modal_magic.links.thread import Link, LinkThread
 from modal_magic.sessions.resources import Resources
 
 EVERY = range(4)
@@ -272,6 +273,56 @@ def test_a_signal_handler_may_give_the_loop_work_at_any_moment() -> None:
         signal.signal(signal.SIGALRM, before)
     assert asked and all(done.acquire(timeout=10) for _ in range(asked))
     loop.close()
+
+
+def open_link(loop: LinkThread) -> Link:
+    """A link to nobody."""
+    keys = make_keys()
+    return loop.open("127.0.0.1", 1, keys.public, keys, b"x", lambda _: None, lambda _: None, lambda _: None)
+
+
+class Bell:
+    """The bell of a loop, which counts how often it is rung; the first time an interrupt comes in between."""
+
+    def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self.socket, self.rung = socket, 0
+
+    def send(self, data: bytes, flags: int) -> None:
+        self.rung += 1
+        if self.rung == 1:
+            raise KeyboardInterrupt
+        self.socket.send(data, flags)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def test_an_interrupt_just_before_the_bell_is_rung_does_not_leave_the_loop_deaf(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with contextlib.closing(LinkThread()) as loop:
+        link, done = open_link(loop), threading.Semaphore(0)
+        loop.call(link, done.release)
+        assert done.acquire(timeout=10) and loop._waker is not None
+        bell = Bell(loop._waker)
+        monkeypatch.setattr(loop, "_waker", bell)
+        with pytest.raises(KeyboardInterrupt):
+            loop.call(link, done.release)
+        assert done.acquire(timeout=10)  # with the next beat
+        loop.call(link, done.release)
+        assert bell.rung == 2 and done.acquire(timeout=10)
+
+
+def test_an_interrupt_in_the_start_of_the_loop_does_not_keep_the_next_session_from_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with contextlib.closing(LinkThread()) as loop:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(threading.Thread, "start", lambda _: os.kill(os.getpid(), signal.SIGINT))
+            open_link(loop)
+        done = threading.Event()
+        loop.call(open_link(loop), done.set)
+        assert done.wait(10)
 
 
 def test_the_key_of_a_client_opens_no_other_door(open_session: Session) -> None:

@@ -68,7 +68,8 @@ class LinkThread:
     ) -> Link:
         """Connect to a gateway. Returns at once; that nobody answers shows as silence."""
         with self._lock:
-            context = self._context or self._start()
+            alive = self._thread is not None and self._thread.is_alive()  # an interrupt may have come in its start
+            context = self._context if alive and self._context is not None else self._start()
         socket = connect(context, host, port, server, keys, identity, patient=True)
         link = Link(socket, on_frames, on_silence, on_failure)
 
@@ -102,7 +103,8 @@ class LinkThread:
             self._ending = True
 
         self._submit(job)
-        self._thread.join(5)
+        if self._thread.is_alive():
+            self._thread.join(5)
         with self._lock:
             assert self._waker is not None and self._context is not None
             self._waker.close()
@@ -122,6 +124,8 @@ class LinkThread:
                         self._waker.send(b"", zmq.DONTWAIT)
 
     def _start(self) -> zmq.Context[zmq.Socket[bytes]]:
+        if self._context is not None:
+            self._context.destroy(linger=0)
         self._rung = self._ending = False
         self._context = context = zmq.Context()
         self._waker = context.socket(zmq.PAIR)
@@ -141,9 +145,11 @@ class LinkThread:
                 late, next_beat = now - next_beat, now + p.BEAT_SECONDS
                 self._beat(now, late if late > p.BEAT_SECONDS else 0.0)
             self._waiter.wait(next_beat - time.monotonic())
+            # Before the jobs are taken: what comes from now on rings again. In every turn, for an interrupt may have
+            # come between this note and the bell.
+            self._rung = False
             if readiness(bell) & zmq.POLLIN:
                 bell.recv()
-                self._rung = False  # before the jobs are taken: what comes from now on rings again
             while self._jobs:
                 self._jobs.popleft()()
             for link in list(self._links):
