@@ -94,7 +94,7 @@ class Bench:
                 )
             elif request is not None:
                 self.taken.append(request)
-                if isinstance(request, p.Restart):
+                if isinstance(request, p.Restart | p.SetLimits):
                     self.clients.reply(identity, p.Done(request.request))
                 elif isinstance(request, p.AskLog):
                     self.clients.reply(identity, p.LogPage(request.request, "", [], None, 0, 0))
@@ -144,7 +144,12 @@ def test_whatever_the_link_does_requests_are_taken_once_and_records_come_once_in
     for number in range(120):
         if chance.random() < 0.2:
             request: p.Numbered = chance.choice(
-                [run(f"run-{number}"), p.Restart(f"r-{number}", None), p.AskLog(f"l-{number}", None, None, 0)]
+                [
+                    run(f"run-{number}"),
+                    p.Restart(f"r-{number}", None),
+                    p.SetLimits(f"s-{number}", {"lease": 1.0}),
+                    p.AskLog(f"l-{number}", None, None, 0),
+                ]
             )
             asked.append(request)
             bench.conversation.ask(request, bench.network.now)
@@ -159,7 +164,7 @@ def test_whatever_the_link_does_requests_are_taken_once_and_records_come_once_in
     once = [request for request in bench.taken if not isinstance(request, p.AskLog)]
     assert once == [request for request in asked if not isinstance(request, p.AskLog)]
     answered = {reply.request for reply in bench.replies if isinstance(reply, p.Done | p.LogPage)}
-    assert answered == {request.request for request in asked if isinstance(request, p.Restart | p.AskLog)}
+    assert answered == {request.request for request in asked if isinstance(request, p.Restart | p.SetLimits | p.AskLog)}
     numbers = [record.sequence for record in bench.records]
     assert numbers == list(range(len(said) - len(numbers) + 1, len(said) + 1))
     assert texts(bench.records) == said[len(said) - len(numbers) :]
@@ -180,7 +185,7 @@ def test_a_client_that_was_forgotten_goes_on_where_it_was(bench: Bench) -> None:
     assert bench.taken == [run("a")]
 
 
-def test_a_request_that_comes_again_out_of_turn_or_with_no_number_is_not_taken(bench: Bench) -> None:
+def test_a_askedthat_comes_again_out_of_turn_or_with_no_number_is_not_taken(bench: Bench) -> None:
     first = p.numbered(1, run("a"))
     for frames in (first, first, p.numbered(3, run("c")), p.numbered(0, run("d")), [p.encode(run("e"))], first):
         bench.network.put(bench.network.to_gateway, [b"client", *frames])
@@ -317,3 +322,22 @@ def test_a_client_far_behind_leaves_others_their_turn(bench: Bench) -> None:
     while bench.clients.broadcast() is not None:
         turns += 1
     assert 2 <= turns <= 8
+
+
+@pytest.mark.parametrize("asked", [p.Restart("asked", None), p.SetLimits("asked", {"lease": 1.0})])
+def test_an_answer_that_is_lost_alone_is_said_again(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, asked: p.Numbered
+) -> None:
+    def lose(identity: bytes, *frames: bytes) -> bool:
+        if len(frames) == 1 and isinstance(p.decode_reply(frames[0]), p.Done):
+            monkeypatch.undo()
+        else:
+            bench.network.put(bench.network.to_client, [identity, *frames])
+        return True
+
+    monkeypatch.setattr(bench, "send", lose)
+    bench.conversation.ask(asked, bench.network.now)
+    bench.ticks(1)
+    assert p.Done("asked") not in bench.replies
+    bench.ticks(5)
+    assert p.Done("asked") in bench.replies

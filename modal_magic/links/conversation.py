@@ -50,7 +50,7 @@ class Conversation:
         """Have a request carried out once."""
         if isinstance(request, p.Run):
             self.unanswered[request.task.run] = request
-        elif isinstance(request, READINGS | p.Restart):
+        elif isinstance(request, READINGS | p.Restart | p.SetLimits):
             self.unanswered[request.request] = request
         if not self.untaken:
             self.repeated_at = now
