@@ -10,6 +10,7 @@ import signal
 import socket
 import stat
 import threading
+from collections.abc import Callable
 
 import psutil
 import pytest
@@ -17,11 +18,12 @@ import zmq
 
 from modal_magic import Session, registry
 from modal_magic import protocol as p
-from modal_magic.errors import RankFailed
+from modal_magic.errors import RankFailed, SessionClosed, UsageError
 from modal_magic.links.delivery import Delivery
 from modal_magic.links.link import Keys, connect, make_keys
 from modal_magic.links.thread import Link, LinkThread
 from modal_magic.sessions.resources import Resources
+from modal_magic.sessions.run import Run
 
 EVERY = range(4)
 
@@ -97,6 +99,81 @@ def test_a_client_of_another_protocol_is_told_so(open_session: Session) -> None:
         assert old.poll(5000)
         reply = p.decode_reply(old.recv())
         assert isinstance(reply, p.Refused) and "restart the session" in reply.reason
+
+
+@pytest.mark.parametrize(
+    ("ask", "told"),
+    [
+        (lambda session: session.run("1", ranks="0"), "ranks='0' names no ranks: write numbers, as in ranks=[0, 2]"),
+        (lambda session: session.restart([0.5]), "ranks=[0.5] names no ranks: write numbers, as in ranks=[0, 2]"),
+        (lambda session: session.logs(ranks=["x"]), "ranks=['x'] names no ranks: write numbers, as in ranks=[0, 2]"),
+        (lambda session: session.set_limits(lease="soon"), 'Session.set_limits: lease="soon": write a time'),
+        (lambda session: session.set_limits(lease=None), "Session.set_limits: lease=null: write a time"),
+        (
+            lambda session: session.stacks(depth="deep"),
+            "the session cannot be asked for that: Expected `int`, got `str`",
+        ),
+        (
+            lambda session: session.run("1", cell=object()),
+            "the session cannot be asked for that: Encoding objects of type",
+        ),
+        (lambda session: session.run("1", first_line=2**70), "the session cannot be asked for that: "),
+    ],
+)
+def test_a_request_that_cannot_be_said_is_refused_and_the_next_one_is_taken(
+    open_session: Session, ask: Callable[[Session], object], told: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        ask(open_session)
+    assert str(refused.value).startswith(told)
+    assert open_session.idle
+    assert list(open_session.run("rank", ranks=[Index(1)]).wait(10).result) == [1]
+
+
+class Index:
+    """A number as numpy and torch have them."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+
+def test_a_run_that_is_asked_for_as_its_session_ends_is_over_at_once(
+    open_session: Session, resources: Resources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = Session.attach(open_session.name, resources)
+    begin = session._runs.begin
+
+    def late(run: Run) -> None:  # what the thread of the links does between the two looks of this one
+        session.detach("in time")
+        begin(run)
+
+    monkeypatch.setattr(session._runs, "begin", late)
+    with pytest.raises(SessionClosed, match="let go of session"):
+        session.run("1").wait(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(session, "check_open", lambda: None)
+        with pytest.raises(SessionClosed, match="let go of session"):
+            session.status()
+
+
+def test_an_interrupt_as_a_run_is_asked_for_does_not_leave_it_behind(
+    open_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = open_session._client.ask
+
+    def interrupted(request: p.Numbered) -> None:
+        monkeypatch.undo()
+        ask(request)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(open_session._client, "ask", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        open_session.run("import time; time.sleep(1000)")
+    assert open_session.idle
+    assert open_session.run("rank").wait(10).ranks[1].result == "1"
 
 
 def test_a_second_client_sees_what_was_printed_before_it_came(open_session: Session, resources: Resources) -> None:

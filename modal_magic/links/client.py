@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from modal_magic import protocol as p
 from modal_magic import registry
-from modal_magic.errors import GatewayBusy, GatewayLost, SessionError
+from modal_magic.errors import GatewayBusy, GatewayLost, SessionError, UsageError
 from modal_magic.links.conversation import Conversation
 from modal_magic.links.link import Keys
 from modal_magic.links.thread import LinkThread
@@ -85,7 +85,14 @@ class Client:
             raise SessionError(self._refusal)
 
     def ask(self, request: p.Numbered) -> None:
-        """Have a request carried out once."""
+        """Have a request carried out once. Raises UsageError for one that its gateway could not read.
+
+        The gateway takes requests in turn: it would wait for that one, and take none that follows.
+        """
+        try:
+            p.decode_request(p.encode(request))
+        except (TypeError, ValueError, OverflowError, *p.NOISE) as error:
+            raise UsageError(f"the session cannot be asked for that: {error}") from None
         self._links.call(self._link, lambda: self._conversation.ask(request, time.monotonic()))
 
     def forget(self, request: str) -> None:

@@ -27,6 +27,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._owed: dict[str, Future[Any]] = {}
+        self._error: SessionError | None = None
 
     def ask(self, client: Client, make: Callable[..., p.Numbered], expected: type[Answer], *rest: Any) -> Answer:
         """Ask, and wait for the answer.
@@ -37,6 +38,8 @@ class Answers:
         answer: Future[Answer] = Future()
         self._owed[name] = answer
         try:
+            if self._error is not None:  # told just before somebody was owed this answer
+                raise self._error
             client.ask(make(name, *rest))
             until = time.monotonic() + ANSWER_SECONDS
             while time.monotonic() < until:
@@ -61,6 +64,7 @@ class Answers:
 
     def fail(self, error: SessionError) -> None:
         """No answer will come any more."""
-        for answer in list(self._owed.values()):
-            if not answer.done():
+        self._error = error
+        for name in list(self._owed):
+            if (answer := self._owed.pop(name, None)) is not None:
                 answer.set_exception(error)

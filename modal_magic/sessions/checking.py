@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import operator
 import traceback
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 from modal_magic.errors import CellSyntaxError, UsageError
 from modal_magic.magic_tables import TABLES
@@ -18,11 +19,15 @@ from modal_magic.reading import parse_values
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["check_cell", "check_chosen", "check_limits", "check_ranks", "check_source", "chosen_ranks"]
+__all__ = [
+    "check_cell", "check_chosen", "check_limits", "check_lives", "check_ranks", "check_source", "chosen_ranks",
+    "numbers_of",
+]  # fmt: skip
 
 CELL_BYTES = 10_000_000
 """The largest cell that is sent."""
 USUAL, USUAL_RETRIES = Options(), Retries(0)
+LIVES = tuple(option for option in OPTIONS if option.name in ("lease", "idle", "max_lifetime"))
 
 
 def check_cell(shell: InteractiveShell, cell: str) -> None:
@@ -83,6 +88,14 @@ def _check_size(cell: str) -> None:
         )
 
 
+def numbers_of(ranks: Iterable[int] | None) -> list[int] | None:
+    """Ranks as plain numbers, ascending and each once. Raises UsageError for what names no ranks."""
+    try:
+        return None if ranks is None else sorted({operator.index(rank) for rank in ranks})
+    except TypeError:
+        raise UsageError(f"ranks={ranks!r} names no ranks: write numbers, as in ranks=[0, 2]") from None
+
+
 def check_ranks(ranks: Sequence[int] | None, world_size: int) -> None:
     """Raise UsageError for ranks that the session does not have."""
     if ranks is not None and (unknown := [rank for rank in ranks if not 0 <= rank < world_size]):
@@ -103,6 +116,14 @@ def check_chosen(ranks: object, show: object, world_size: int) -> None:
     """Raise UsageError for ranks of `--ranks` or `--show` that a session does not have, or would not."""
     for chosen in (ranks, show):
         chosen_ranks(chosen, world_size)
+
+
+def check_lives(limits: Mapping[str, object], backend: str) -> dict[str, float | None]:
+    """How long a session lives, by the names of these options. Raises UsageError for what makes no sense."""
+    read = parse_values(limits, LIVES, "Session.set_limits")
+    if read.get("idle") == "auto":
+        read["idle"] = resolve(read).idle_on(backend)
+    return cast("dict[str, float | None]", read)
 
 
 def check_limits(timeout: float | None, output_limit: int | None, retries: Retries) -> Options:

@@ -55,6 +55,10 @@ class SessionRuns:
         self._late_bytes = self._left_out = 0
         self._going[run.id] = run
 
+    def forget(self, run: Run) -> None:
+        """A run that was begun and never asked for."""
+        self._going.pop(run.id, None)
+
     def find(self, run: Run, known: p.RunKnown) -> None:
         """A run that the gateway knew when this client came."""
         self._going[known.run] = run

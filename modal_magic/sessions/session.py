@@ -21,7 +21,7 @@ from modal_magic.options import OPTIONS, Options, resolve
 from modal_magic.prices import Cost, Rates, cost_of, rates_on
 from modal_magic.reading import parse_values
 from modal_magic.sessions.answers import Answer, Answers
-from modal_magic.sessions.checking import check_limits, check_ranks, check_source
+from modal_magic.sessions.checking import check_limits, check_lives, check_ranks, check_source, numbers_of
 from modal_magic.sessions.planning import connection_of, plan_of, shape_of
 from modal_magic.sessions.resources import Resources, choose_backend
 from modal_magic.sessions.run import Run
@@ -99,15 +99,25 @@ class Session:
         """
         self.check_open()
         check_source(source)
-        check_ranks(ranks, self.world_size)
+        chosen = numbers_of(ranks)
+        check_ranks(chosen, self.world_size)
         again = p.Retries(retries) if isinstance(retries, int) else retries
         limits = check_limits(timeout, output_limit, again)
         run = Run(self, uuid.uuid4().hex[:12])
-        self._runs.begin(run)
         task = p.Execute(run.id, source, cell, first_line)
-        chosen = None if ranks is None else sorted(set(ranks))
-        self._client.ask(p.Run(task, chosen, limits.output_limit, limits.timeout, again if again.max_retries else None))
-        if self._client.silent:
+        self._runs.begin(run)
+        try:
+            self._client.ask(
+                p.Run(task, chosen, limits.output_limit, limits.timeout, again if again.max_retries else None)
+            )
+        except BaseException as error:
+            self._runs.forget(run)
+            if not isinstance(error, UsageError):  # an interrupt: it may be on its way, and nobody has its handle
+                self._client.ask(p.InterruptRun(run.id))
+            raise
+        if self._error is not None:  # it ended since it was looked at: who waits for its runs was told before this one
+            self._runs.give_up(self._error)
+        elif self._client.silent:
             self._tell_silence(run)
         return run
 
@@ -145,7 +155,7 @@ class Session:
         return self
 
     def status(self) -> p.Status:
-        """How the session is. Raises GatewayLost when it does not answer."""
+        """How the session is. Raises GatewayBusy where its gateway does not answer, SessionGone where it has ended."""
         return self._ask(p.AskStatus, p.Status)
 
     def logs(self, ranks: Sequence[int] | None = None, last: int | None = None, run: str | None = None) -> list[Line]:
@@ -158,7 +168,7 @@ class Session:
 
     def log(self, ranks: Sequence[int] | None = None, run: str | None = None) -> RunLog:
         """The log of a run (None: of the last one) on these ranks (None: all), fetched while it is read."""
-        wanted = None if ranks is None else list(ranks)
+        wanted = numbers_of(ranks)
         return asked(lambda name, after: self._ask(p.AskLog, p.LogPage, name, wanted, after), run)
 
     def interrupt(self) -> str | None:
@@ -171,21 +181,21 @@ class Session:
     def stacks(self, depth: int = TOP_FRAMES) -> list[p.RankStack]:
         """Where every rank is right now, with so many of its innermost frames. Any thread may ask, at any time.
 
-        Takes 0.2 s at most, also where a rank does not answer: then `silent` says why. Raises GatewayLost when the
-        session does not answer.
+        Takes 0.2 s at most, also where a rank does not answer: then `silent` says why. Raises what `status` raises.
         """
         return self._ask(p.AskStack, p.Stacks, depth).ranks
 
     def restart(self, ranks: Sequence[int] | None = None) -> None:
         """Start these ranks anew (None: all), without variables, and wait until they are ready."""
-        self._ask(p.Restart, p.Done, None if ranks is None else list(ranks))
+        self._ask(p.Restart, p.Done, numbers_of(ranks))
 
-    def set_limits(self, **limits: float | None) -> None:
-        """Have the session live so long from now on: `lease`, `idle` and `max_lifetime` in seconds, None for any time.
+    def set_limits(self, **limits: float | str | None) -> None:
+        """Have the session live so long from now on: `lease`, `idle` and `max_lifetime` as the options of these names.
 
-        Those that are not named stay. Raises UsageError where the session is older than its longest life would be.
+        Numbers are seconds; None is for any time, and those that are not named stay. Raises UsageError for what makes
+        no sense, and where the session is older than its longest life would be.
         """
-        self._ask(p.SetLimits, p.Done, limits)
+        self._ask(p.SetLimits, p.Done, check_lives(limits, self.backend_name))
 
     def end(self, reason: str) -> None:
         """Tell the session to end, and do not wait for it; `reason` is a clause for those who use it still."""
