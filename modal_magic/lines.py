@@ -101,10 +101,13 @@ def _text_of(event: Display) -> list[str]:
     return [str(event.data["text/plain"])] if event.kind != "clear" and "text/plain" in event.data else []
 
 
-def newest_lines(lines: Iterable[Line], last: int | None, limit: int = 0) -> tuple[list[Line], int, int]:
+def newest_lines(
+    lines: Iterable[Line], last: int | None, limit: int = 0, beside: int = 0
+) -> tuple[list[Line], int, int]:
     """The newest lines: the `last` of each rank, else about `limit` bytes and all values and tracebacks.
 
     And how many lines and bytes the limit cut off. No more than these lines are held while the others are read.
+    `beside` is what each line is shown with, in bytes: more than many a line has itself.
     """
     kept: dict[int, Line] = {}
     if last is not None:
@@ -123,8 +126,8 @@ def newest_lines(lines: Iterable[Line], last: int | None, limit: int = 0) -> tup
             kept[number] = line
             continue
         recent.append((number, line))
-        size += utf8_size(line.text) + 1
+        size += utf8_size(line.text) + 1 + beside
         while size > limit and len(recent) > 1:
             count = utf8_size(recent.popleft()[1].text) + 1
-            size, cut, cut_bytes = size - count, cut + 1, cut_bytes + count
+            size, cut, cut_bytes = size - count - beside, cut + 1, cut_bytes + count
     return [line for _, line in sorted([*kept.items(), *recent])], cut, cut_bytes

@@ -172,5 +172,6 @@ def test_one_line_that_is_longer_than_all_that_is_shown_is_still_shown() -> None
 
 def test_sizes_are_those_of_the_bytes() -> None:
     assert [utf8_size(text) for text in ("abc", "é", "🙂", "\ud800")] == [3, 2, 4, 3]
+    assert newest_lines(lines(*"abc"), None, 24, beside=10) == (lines("b", "c"), 1, 2), "what stands beside counts"
     kept, cut, size = newest_lines(lines("🙂" * 10, "🙂" * 10), None, 50)
     assert (kept, cut, size) == (lines("🙂" * 10), 1, 41)

@@ -30,3 +30,9 @@ def test_of_what_a_cell_writes_long_after_its_end_a_bounded_part_waits_for_the_n
     last = run("third")
     runs.begin(last)
     assert last.events(0.0) == []
+
+
+def test_of_a_run_those_names_are_completed_that_users_need() -> None:
+    run = Run.__new__(Run)
+    assert "wait" in dir(run) and "take" not in dir(run)
+    assert {name for name in dir(run) if not hasattr(Run, name)} == {"session"}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from modal_magic import protocol as p
 from modal_magic.view import numbers, picture
+from modal_magic.view.cell_output import show
 from modal_magic.view.model import RunView, last_line
 from modal_magic.view.saved import ROWS, as_html, as_plain, progress_line
 from modal_magic.view.snapshot import SessionFacts, Snapshot, columns
@@ -233,6 +234,19 @@ def test_plain_text_keeps_within_its_width_and_its_alphabet() -> None:
     text = as_plain(taken(run), 100, unicode=False)
     assert text.isascii()
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_in_a_terminal_without_utf_8_a_course_still_rises_and_no_text_ends_the_cell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = begun(1)
+    for step in range(12):
+        run.apply(p.Metric(0, "a", "loss", float(step), float(step)), 101.0 + step)
+    assert " _..,--==+**# 11" in as_plain(taken(run, 1), 100, unicode=False)
+    terminal = io.TextIOWrapper(io.BytesIO(), "latin-1", write_through=True)
+    monkeypatch.setattr("sys.stdout", terminal)
+    show(("stdout", "… 2 × ▁█ é 🙂\n"))
+    assert terminal.buffer.getvalue().decode("latin-1") == ". 2 x _# é \\U0001f642\n"  # type: ignore[attr-defined]
 
 
 def test_of_many_ranks_those_are_listed_that_are_behind() -> None:

@@ -56,6 +56,15 @@ def test_ranks_that_agree_share_a_line() -> None:
     ]
 
 
+def test_between_runs_a_rank_is_idle_and_it_is_told_how_its_last_cell_ended() -> None:
+    ranks = [p.RankStatus(0, 0, "done", 100, None, "cpu"), p.RankStatus(1, 0, "failed", 101, None, "cpu")]
+    assert status_lines(status(*ranks), "1 × 2")[2:] == [
+        "  rank 0 on node 0: idle on cpu, last cell done, pid 100",
+        "  rank 1 on node 0: idle on cpu, last cell failed, pid 101",
+    ]
+    assert "rank 0 on node 0: done on cpu" in status_lines(status(*ranks, run="a"), "1 × 2")[2]
+
+
 def test_a_rank_that_is_lost_has_no_process_and_no_device() -> None:
     ranks = [p.RankStatus(0, 0, "running", 100, "a", "cuda:0"), p.RankStatus(1, 0, "lost", 0, None, "")]
     told = status(*ranks, state="running", clients=0, lease_left=90.0, run="a", queued=["b", "c"])

@@ -83,6 +83,10 @@ class Run:
             values = {number: rank.result for number, rank in sorted(view.ranks.items())}
         return {number: value for number, value in values.items() if value is not None}
 
+    def __dir__(self) -> list[str]:
+        """What a notebook completes: the rest is for the session that has the run, and for views."""
+        return ["done", "id", "interrupt", "output", "ranks", "result", "session", "status", "wait"]
+
     def __repr__(self) -> str:
         with self.still() as view:
             ranks = f" on {name_ranks(view.ranks)}" if view.ranks else ""

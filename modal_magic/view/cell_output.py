@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from modal_magic import protocol as p
+from modal_magic.view.numbers import PLAIN
 from modal_magic.view.text import Part
 
 __all__ = ["CellOutput", "publish_here", "show"]
@@ -41,7 +42,11 @@ def publish_here(
 
 def _write_here(stream: str, text: str) -> None:
     target = sys.stderr if stream == "stderr" else sys.stdout
-    target.write(text)
+    try:
+        target.write(text)
+    except UnicodeEncodeError:  # a terminal of another encoding than UTF-8
+        encoding = target.encoding or "ascii"
+        target.write(text.translate(PLAIN).encode(encoding, "backslashreplace").decode(encoding))
     target.flush()
 
 

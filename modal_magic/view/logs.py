@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["save_log", "show_log"]
 
-SHOWN_BYTES = 2_000_000
-"""What of a log is shown in a cell where nobody says how much: it comes at once, and no notebook is slow with it."""
+SHOWN_BYTES = 200_000
+"""What of a log is shown in a cell where nobody says how much: some thousand lines, and no notebook grows big."""
 LABELS = {"result": "Out: ", "display": "display: "}
 
 
@@ -32,7 +32,7 @@ def labelled(line: Line) -> str:
 
 def show_log(log: RunLog, last: int | None, paced: bool) -> bool:
     """Show the newest lines of a log, and say what is not shown. Whether there was any."""
-    lines, cut, cut_bytes = newest_lines(read_lines(log), last, SHOWN_BYTES)
+    lines, cut, cut_bytes = newest_lines(read_lines(log), last, SHOWN_BYTES, len("[rank 0] "))
     if log.gone:
         print(f"… {bytes_in_words(log.gone)} of this run are gone from the log, which is full (--log-limit)")
     if cut:

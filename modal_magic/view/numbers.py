@@ -5,10 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = ["count", "duration", "percent", "rate", "size", "sparkline", "value"]
+__all__ = ["PLAIN", "count", "duration", "in_ascii", "percent", "rate", "size", "sparkline", "value"]
 
 UNKNOWN = "–"
 BLOCKS = "▁▂▃▄▅▆▇█"
+PLAIN = str.maketrans("✓✗■▶‖›…–×" + BLOCKS, "+x#>=>.-x" + "_.,-=+*#")
+"""What stands for our marks where there is only ASCII: the blocks of a course rise there in the ink that they take."""
+
+
+def in_ascii(text: str) -> str:
+    """A text of ours where nothing but ASCII can be shown; what ranks wrote beyond it is a question mark."""
+    return text.translate(PLAIN).encode("ascii", "replace").decode()
 
 
 def duration(seconds: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from modal_magic.view.cell_output import publish_here
+from modal_magic.view.cell_output import publish_here, show
 from modal_magic.view.model import RunView
 from modal_magic.view.pressing import Pressing
 from modal_magic.view.saved import as_html, as_plain, progress_line
@@ -174,7 +174,7 @@ class LinePicture:
     def turn(self, over: bool) -> float | None:
         """Write the line that is due."""
         if self._pace.due(over):
-            print(progress_line(self._take()), flush=True)
+            show(("stdout", f"{progress_line(self._take())}\n"))
         return self._pace.wait()
 
 

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from html import escape
 
-from modal_magic.view.numbers import count, duration, percent, rate, size, sparkline, value
+from modal_magic.view.numbers import count, duration, in_ascii, percent, rate, size, sparkline, value
 from modal_magic.view.snapshot import RankRow, Snapshot, columns
 
 __all__ = ["as_html", "as_plain", "progress_line", "summary"]
@@ -19,7 +19,6 @@ METRICS = 4
 """So many metrics are shown of a rank, the first with its course."""
 LABEL_CHARACTERS = 16
 MARKS = {"done": "✓", "failed": "✗", "lost": "✗", "interrupted": "■", "running": "▶"}
-PLAIN_MARKS = {"✓": "+", "✗": "x", "■": "#", "▶": ">", "‖": "=", "›": ">", "…": "."}
 URGENT = ("failed", "lost", "interrupted")
 
 
@@ -112,11 +111,7 @@ def as_plain(shot: Snapshot, width: int = COLUMNS, unicode: bool = True) -> str:
     if len(shot.ranks) > ROWS:
         lines.append(f"{len(shot.ranks) - ROWS:,} more ranks")
     text = "\n".join(lines)
-    if unicode:
-        return text
-    for mark, plain in PLAIN_MARKS.items():
-        text = text.replace(mark, plain)
-    return text.encode("ascii", "replace").decode()
+    return text if unicode else in_ascii(text)
 
 
 def _standing(row: RankRow) -> tuple[int, float, int]:

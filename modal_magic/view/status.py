@@ -54,7 +54,11 @@ def status_lines(status: Status, shape: str) -> list[str]:
     for (state, device, node_rank), ranks in groups.items():
         pids = ", ".join(str(rank.pid) for rank in status.ranks if rank.rank in ranks and rank.pid)
         shown = f", pid {pids}" if len(ranks) <= 8 and pids else ""
-        lines.append(f"  {name_ranks(ranks)} on node {node_rank}: {state}{f' on {device}' if device else ''}{shown}")
+        # Between runs all ranks are idle; how the last cell ended there is what tells them apart.
+        rests = status.run is None and state in ("done", "failed", "interrupted")
+        where = f" on {device}" if device else ""
+        told = f"idle{where}, last cell {state}" if rests else f"{state}{where}"
+        lines.append(f"  {name_ranks(ranks)} on node {node_rank}: {told}{shown}")
     if status.run is not None:
         lines.append(f"  run {status.run} goes on, {len(status.queued)} more wait")
         lines += [_doing(rank) for rank in status.ranks if rank.cpu is not None or rank.line][:LISTED]
