@@ -150,7 +150,7 @@ def test_when_a_rank_raises_the_others_are_given_a_moment_and_then_interrupted()
     rig.run("a")
     rig.play()
     rig.fail("a", 2)
-    assert rig.timers["verdict"] == s.VERDICT_SECONDS
+    assert rig.timers["verdict"] == 0.15
     assert not rig.told(p.InterruptRanks)
     rig.finish("a", 1)
     effects = rig.fire("verdict")
@@ -158,6 +158,22 @@ def test_when_a_rank_raises_the_others_are_given_a_moment_and_then_interrupted()
     rig.play()
     assert rig.ends == [("a", "failed", [2])]
     assert rig.machine.state is S.READY
+
+
+def test_a_lost_rank_is_not_waited_with_for_what_would_tell_more() -> None:
+    rig = Rig(1, 4).ready()
+    rig.run("a")
+    rig.play()
+    rig.fail("a", 2, kind="communication")
+    assert rig.timers["verdict"] == 0.15
+    rig.lose(0)
+    assert rig.timers["verdict"] == 0.03
+    [(_, order)] = rig.told(p.InterruptRanks, rig.fire("verdict"))
+    assert order.ranks == [1, 3]
+    rig.lose(1)  # when all were told to leave nobody is told again
+    assert "verdict" not in rig.timers
+    rig.leave("a", 3)
+    assert rig.ends == [("a", "failed", [0, 1, 2])]
 
 
 def test_a_late_starter_that_is_interrupted_before_it_began_ends_with_the_run() -> None:

@@ -5,7 +5,6 @@ from modal_magic.state.closing import CLOSING_SECONDS
 from modal_magic.state.group import ATTEMPTS, GROUP_SECONDS
 from modal_magic.state.lease import Lease
 from modal_magic.state.machine import Machine
-from modal_magic.state.running import VERDICT_SECONDS
 from modal_magic.state.settings import Settings
 from modal_magic.state.stalls import LOOK_SECONDS, PATIENCE_SECONDS, StallWatch, find_stall
 from modal_magic.state.startup import Startup
@@ -44,7 +43,6 @@ __all__ = [
     "PATIENCE_SECONDS",
     "RANK_TABLE",
     "SESSION_TABLE",
-    "VERDICT_SECONDS",
     "ActiveRun",
     "Answer",
     "Asked",

@@ -19,7 +19,7 @@ class ActiveRun:
     """Who still owes an end, and what has gone wrong in the order of its arrival.
 
     `causes` has a phrase for each rank that failed; `reason` says why a run is interrupted that nobody interrupted.
-    One that is `final` is not tried again.
+    Of one that is `released` all ranks were told to leave. One that is `final` is not tried again.
     """
 
     run: str
@@ -30,6 +30,7 @@ class ActiveRun:
     failures: list[tuple[int, int]] = field(default_factory=list)
     causes: dict[int, str] = field(default_factory=dict)
     interrupted: bool = False
+    released: bool = False
     reason: str = ""
     final: bool = False
 
@@ -39,10 +40,11 @@ class ActiveRun:
         return None if self.request is None else self.request.timeout
 
     def fail(self, rank: int, kind: int, cause: str) -> bool:
-        """Note a failure, with its cause as a phrase. Whether it is the first, of which the others must hear."""
+        """Note a failure, with its cause as a phrase. Whether others must hear of it: none so telling came before."""
+        telling = all(kind < known for known, _ in self.failures)
         self.failures.append((kind, rank))
         self.causes[rank] = f"{name_ranks([rank])} {cause}"
-        return len(self.failures) == 1 and bool(self.pending) and not self.interrupted
+        return telling and bool(self.pending) and not self.interrupted and not self.released
 
     def verdict(self) -> p.RunEnded:
         """How the run ended. Failures that follow an interrupt are its doing; those before it are not hidden by it."""

@@ -14,8 +14,12 @@ from modal_magic.values import write_duration
 
 __all__ = ["VERDICT_SECONDS", "end_run", "ended", "interrupt", "lost", "release", "start_next", "started", "time_out"]
 
-VERDICT_SECONDS = 0.15
-"""How long the verdict on a failure waits: peers' connection errors can arrive before their cause."""
+VERDICT_SECONDS = {LOST: 0.03, EXCEPTION: 0.15, COMMUNICATION: 0.15}
+"""How long the verdict on a failure waits, by its kind.
+
+Peers' connection errors can arrive before their cause, and what one rank raises others often raise too. Nothing tells
+more than a lost rank: others may only be lost with it.
+"""
 
 S = SessionState
 
@@ -59,7 +63,7 @@ def _owes(truth: Truth, rank: int, run: str) -> bool:
 
 def _failed(truth: Truth, active: ActiveRun, rank: int, kind: int, cause: str) -> None:
     if active.fail(rank, kind, cause):
-        truth.do(SetTimer("verdict", VERDICT_SECONDS))
+        truth.do(SetTimer("verdict", VERDICT_SECONDS[kind]))
 
 
 # ---- what is done ----------------------------------------------------------------------------------------------------
@@ -97,6 +101,7 @@ def interrupt(truth: Truth, active: ActiveRun, reason: str = "") -> None:
 
 def release(truth: Truth, active: ActiveRun) -> None:
     """Have those that still owe an end leave the run; the agents see to it that they do, by force if need be."""
+    active.released = True
     truth.do(SetTimer("verdict", None))
     truth.tell_ranks(sorted(active.pending), p.InterruptRanks, active.run)
 
