@@ -19,10 +19,10 @@ FAULTS = 24
 
 
 @pytest.fixture(scope="module")
-def chaos(runtime_folder: object) -> Iterator[Chaos]:
+def chaos(runtime_folder: object, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chaos]:
     with notebook() as book:
         book.run("%load_ext modal_magic")
-        made = Chaos(book)
+        made = Chaos(book, str(tmp_path_factory.mktemp("stacks")))
         made.set_up()
         yield made
         book.run(STOP_OWN)

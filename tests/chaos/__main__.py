@@ -31,12 +31,12 @@ def main() -> int:
     parser.add_argument("--ends", type=int, default=20)
     parser.add_argument("--only", default="", help="only faults with this in their name")
     chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as stacks:
         os.environ["MODAL_MAGIC_RUNTIME_DIR"] = folder
         with notebook() as book:
             book.run("%load_ext modal_magic")
             try:
-                return suffer(Chaos(book), folder, chosen)
+                return suffer(Chaos(book, stacks), folder, chosen)
             finally:
                 book.run("%modal_stop --all")
 

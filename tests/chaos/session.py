@@ -7,6 +7,7 @@ import os
 import queue
 import re
 import signal
+import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -15,18 +16,22 @@ import psutil
 
 from tests.chaos.faults import RANKS, SESSION, Fault
 from tests.chaos.parts import NODES
+from tests.chaos.witness import REGISTER, watching
 from tests.support.notebook import Notebook, Shown
 from tests.support.processes import gone
 
 __all__ = ["Chaos", "Parts", "Wrong"]
 
 SET_UP = """%%modal_distributed {options}
+{register}
 import ctypes, os, signal, subprocess, time, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
 torch.manual_seed(0)
 ddp = DDP(torch.nn.Linear(4, 2))
 token = {token!r}
 """
+LATE_SECONDS = 0.8
+"""So long before control must be back a rank that is not is late; one that was interrupted is about to be killed."""
 DROPPED_SECONDS = 30.0
 """After so long a short cell that was interrupted at any moment has been dropped by the kernel."""
 CHECK = """%%modal_distributed
@@ -65,9 +70,13 @@ class Parts:
 
 @dataclass
 class Chaos:
-    """The session, and how long each fault took to control. `agents` are its agents by their nodes, once known."""
+    """The session, and how long each fault took to control. `agents` are its agents by their nodes, once known.
+
+    In `folder` ranks say where they are when they are late.
+    """
 
     book: Notebook
+    folder: str
     token: str = ""
     seconds: list[tuple[float, str]] = field(default_factory=list)
     agents: list[int] = field(default_factory=list)
@@ -76,7 +85,8 @@ class Chaos:
         """Give every rank its variables."""
         self.token = os.urandom(4).hex()
         options = f"--replicas {NODES} --nproc-per-node {RANKS // NODES} --backend local"
-        self.must_end_well(self.book.run(SET_UP.format(options=options, token=self.token)))
+        register = REGISTER.format(folder=self.folder)
+        self.must_end_well(self.book.run(SET_UP.format(options=options, token=self.token, register=register)))
 
     def parts(self) -> Parts:
         """Who is who at the moment."""
@@ -132,11 +142,13 @@ class Chaos:
             at = time.monotonic()
             self.book.manager.interrupt_kernel()
         timers = [threading.Timer(hit.seconds, send, [parts.pids[hit.part], hit.signal]) for hit in fault.hits]
-        at += max((hit.seconds for hit in fault.hits), default=0.0)
+        after = max((hit.seconds for hit in fault.hits), default=0.0)
+        at += after
         for timer in timers:
             timer.start()
         try:
-            shown = self.book.collect(sent, began, 90 if fault.waits_for_begin else DROPPED_SECONDS)
+            with watching(self.folder, after + fault.control - LATE_SECONDS, report):
+                shown = self.book.collect(sent, began, 90 if fault.waits_for_begin else DROPPED_SECONDS)
         except queue.Empty:
             if fault.waits_for_begin or fault.interrupt is None:
                 raise
@@ -180,6 +192,11 @@ class Chaos:
         if shown.error:
             raise Wrong(f"a cell that nothing befell ended with {shown.error_name}: {shown.error}\n{shown.stderr}")
         return shown
+
+
+def report(text: str) -> None:
+    """Tell what a test that fails must have told."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def send(pid: int, number: signal.Signals) -> None:
