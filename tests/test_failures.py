@@ -73,6 +73,28 @@ def test_a_rank_that_dies_is_named_with_its_cause_at_once(book: Notebook, how: s
     assert "[rank 1] None" in after.lines and "[rank 2] 2" in after.lines and "[rank 1] 4" in after.lines
 
 
+def test_a_rank_that_dies_while_much_is_sent_to_it_costs_the_others_nothing(book: Notebook) -> None:
+    book.run(FOUR + "precious = rank\nimport os, signal, subprocess, time, torch, torch.distributed as dist")
+    shown = book.run(
+        """%%modal_distributed
+much = torch.ones(8_000_000)
+dist.barrier()
+if rank == 2:
+    works = [dist.irecv(torch.empty_like(much), source) for source in (0, 1, 3)]
+    subprocess.Popen(f"sleep 0.5; kill -KILL {os.getpid()}", shell=True, start_new_session=True)
+    os.kill(os.getpid(), signal.SIGSTOP)  # it takes no more of what is on its way
+else:
+    time.sleep(0.2)
+    dist.send(much, 2)"""
+    )
+    assert shown.error == (
+        "rank 2 was killed by SIGKILL. Ranks 0-1,3 were interrupted in send at cell line 10. Rank 2 is started again "
+        "without variables; ranks 0-1,3 keep their own."
+    )
+    after = book.run("%%modal_distributed\nprint(globals().get('precious'))" + ALL_REDUCE)
+    assert "[rank 2] None" in after.lines and "[rank 0] 0" in after.lines and "[rank 1] 4" in after.lines
+
+
 def test_what_the_network_says_of_a_dead_rank_is_one_sentence_with_the_collective(book: Notebook) -> None:
     book.run(FOUR + "import os, signal, time, torch, torch.distributed as dist")
     shown = book.run(

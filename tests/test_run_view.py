@@ -184,10 +184,11 @@ def test_when_every_rank_is_lost_nothing_is_said_to_be_kept() -> None:
 
 
 def test_a_rank_that_did_not_leave_is_told_of_though_it_is_not_the_cause() -> None:
-    view = fold(submitted(2), failed(0), p.Lost(1, "did not leave the cell within 1.5 s and was killed"), ended(0))
+    late = [p.Lost(rank, "did not leave the cell within 1.5 s and was killed", forced=True) for rank in (1, 2)]
+    view = fold(submitted(3), failed(0), *late, ended(0))
     assert failure_sentence(view) == (
-        "rank 0 raised ValueError: boom at cell line 3. Rank 1 is started again without variables; rank 0 keeps its "
-        "own."
+        "rank 0 raised ValueError: boom at cell line 3. Ranks 1-2 did not leave the cell within 1.5 s and were killed. "
+        "Ranks 1-2 are started again without variables; rank 0 keeps its own."
     )
 
 

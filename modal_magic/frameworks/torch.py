@@ -28,6 +28,7 @@ from modal_magic.frameworks.base import Superseded
 from modal_magic.frameworks.calls import call_of
 from modal_magic.frameworks.collectives import Collective
 from modal_magic.frameworks.ddp import ModelBook
+from modal_magic.frameworks.gloo_waits import GlooWaits
 from modal_magic.frameworks.left_groups import LeftGroups
 from modal_magic.frameworks.plain import reseed_python
 from modal_magic.frameworks.sockets import SocketBook
@@ -74,6 +75,7 @@ class TorchRank:
     inits: int = 0
     severed: bool = False
     sockets: SocketBook = field(default_factory=SocketBook)
+    waits: GlooWaits = field(default_factory=GlooWaits)
     works: WorkBook = field(default_factory=WorkBook)
     models: ModelBook = field(default_factory=ModelBook)
     groups: LeftGroups = field(default_factory=LeftGroups)
@@ -148,6 +150,7 @@ class TorchRank:
         """See `Framework`."""
         self.severed = True
         self.sockets.shut_down()
+        self.waits.call_off()
 
     def collective(self, frames: Sequence[FrameType]) -> Collective:
         """See `Framework`. Which group it is, is among the arguments of the call, or was noted when it was issued."""
@@ -222,6 +225,7 @@ class TorchRank:
         """
         if self.joining and self.wanted > self.generation:
             self.sockets.shut_down()
+            self.waits.call_off()
             again = threading.Timer(CUT_SECONDS, self._cut_short)
             again.daemon = True
             again.start()

@@ -72,7 +72,7 @@ def _cause(numbers: list[int], rank: RankView) -> str:
     if rank.error is None:
         cause = rank.lost or "could not take the cell"
         if len(numbers) > 1:
-            cause = re.sub("^was ", "were ", cause).replace("ended its process ", "ended their processes ")
+            cause = re.sub(r"(^| and )was ", r"\1were ", cause).replace("ended its process ", "ended their processes ")
         return f"{who} {cause}"
     error: RemoteError = rank.error
     place = f" at cell line {error.line}" if error.line else ""
@@ -139,6 +139,7 @@ def _sentences(run: RunView) -> list[str]:
         sentences.append(
             f"{name_ranks(numbers)} {'was' if len(numbers) == 1 else 'were'} interrupted {whereabouts(where)}"
         )
+    sentences += [_cause(*group) for group in _groups(rank for rank in others if rank.state == "lost")]
     lost = [rank.rank for rank in run.ranks.values() if rank.lost]
     kept = [rank.rank for rank in run.ranks.values() if not rank.lost]
     if lost:
