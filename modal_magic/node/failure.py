@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType, TracebackType
 
 from modal_magic.frameworks.collectives import Collective
@@ -55,9 +55,19 @@ def _places(trace: TracebackType | None) -> list[tuple[str, int]]:
     return [(frame.f_code.co_filename, number) for frame, number in traceback.walk_tb(trace)]
 
 
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """An error and those that it came from, newest first, each once: nothing keeps a chain from being a ring."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is each for each in seen):
+        yield cause
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
+
+
 def is_deep(error: BaseException) -> bool:
-    """Whether an error has come through more calls than anybody reads one by one."""
-    return sum(1 for _ in traceback.walk_tb(error.__traceback__)) > DEEP_FRAMES
+    """Whether an error, with those that it came from, is of more calls than anybody reads one by one."""
+    return sum(1 for each in _chain(error) for _ in traceback.walk_tb(each.__traceback__)) > DEEP_FRAMES
 
 
 def plain_traceback(error: BaseException) -> list[str]:
@@ -103,21 +113,15 @@ def collective_in(error: BaseException, collective_of: Callable[[Sequence[FrameT
 
     The interrupt can land while the call's own error is being handled; then that error knows the call.
     """
-    name = ""
-    cause: BaseException | None = error
-    while cause is not None and not name:
-        name = collective_of([frame for frame, _ in traceback.walk_tb(cause.__traceback__)]).name
-        cause = cause.__context__
-    return name
+    for cause in _chain(error):
+        if name := collective_of([frame for frame, _ in traceback.walk_tb(cause.__traceback__)]).name:
+            return name
+    return ""
 
 
 def where_interrupted(error: BaseException, collective_of: Callable[[Sequence[FrameType]], Collective]) -> str:
     """`all_reduce at cell line 3`: the torch.distributed call that a rank was in, if any, and the line of the cell."""
     name = collective_in(error, collective_of)
-    line = 0
-    cause: BaseException | None = error
-    while cause is not None and not line:
-        line = cell_line(_places(cause.__traceback__))
-        cause = cause.__context__
+    line = next((line for cause in _chain(error) if (line := cell_line(_places(cause.__traceback__)))), 0)
     place = f"cell line {line}" if line else "the cell"
     return f"{name} at {place}" if name else place
