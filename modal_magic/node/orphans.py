@@ -24,8 +24,11 @@ def adopt() -> None:
 
 
 def kill_process(pid: int) -> None:
-    """Kill a child that is not yet reaped, and all that it started and that stayed in its group."""
-    with contextlib.suppress(ProcessLookupError):
+    """Kill a child that is not yet reaped, and all that it started and that stayed in its group.
+
+    One of another user, as `sudo` makes them, is not ours to kill.
+    """
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
     kill_group(pid)
 
@@ -37,21 +40,31 @@ def kill_group(pid: int) -> None:
 
 
 def kill_strays(known: set[int]) -> None:
-    """Kill the children of this process that are not `known` and not of the session of one that is.
+    """Kill the children of this process that are not `known` and not of the session of one that is, with all of theirs.
 
     They came here when the process that made them ended; what a living worker has left in the background is its own.
     """
-    if sys.platform != "linux":
-        return
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    try:
-        found = children.read_text().split()
-    except OSError:
-        return
-    for pid in map(int, found):
+    for pid in _children(os.getpid()):
         with contextlib.suppress(ProcessLookupError):
             if pid not in known and os.getsid(pid) not in known:
-                kill_process(pid)
+                _kill_tree(pid)
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process and all that descend from it, in whatever groups and sessions they are."""
+    children = _children(pid)
+    kill_process(pid)
+    for child in children:
+        _kill_tree(child)
+
+
+def _children(pid: int) -> list[int]:
+    """The children of a process; none where the system does not tell."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            found += map(int, Path(f"/proc/{pid}/task/{thread}/children").read_text().split())
+    return found
 
 
 def die_with(lifeline: socket.socket) -> None:

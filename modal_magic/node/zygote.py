@@ -258,11 +258,12 @@ def reap(zygote: Zygote, alarm: int) -> None:
             pass
     except BlockingIOError:
         pass
-    ended = list(ended_children())
-    for pid, status in ended:
+    known = False
+    for pid, status in ended_children():
         child = zygote.children.pop(pid, None)
-        if child is None:
+        if child is None:  # one that came here when its parent ended
             continue
+        known = True
         if child.kind == "worker" and child.agent is not None:
             orphans.kill_group(pid)
             tell_agent(child.agent, Exited(child.rank, pid, status))
@@ -272,7 +273,7 @@ def reap(zygote: Zygote, alarm: int) -> None:
                 replace_agent(zygote, child.spec, status)
         elif child.kind == "gateway":
             gateway_ended(zygote, status)
-    if ended:
+    if known:
         orphans.kill_strays(set(zygote.children))
         zygote.session_over = zygote.session_over or not zygote.children
 
