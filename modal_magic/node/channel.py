@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 
@@ -10,11 +11,15 @@ from modal_magic.protocol import Message
 
 __all__ = ["Channel"]
 
+DESCRIPTORS = 64
+"""So many are taken at once at most."""
+
 
 class Channel:
     """One end of a socket pair. Any thread may send and post; one thread receives.
 
-    A class because a socket must be closed.
+    `descriptors` are those that came along with messages and that nobody has taken yet. A class because a socket must
+    be closed.
     """
 
     def __init__(self, connection: socket.socket) -> None:
@@ -22,6 +27,7 @@ class Channel:
         self._lock = threading.Lock()
         self._buffer = bytearray()
         self._posted = b""
+        self.descriptors: list[int] = []
         self.disowned = False
 
     def send(self, message: Message, instead: bool = False) -> None:
@@ -56,6 +62,18 @@ class Channel:
             return []
         except ConnectionError:
             return None
+        return self._taken(data)
+
+    def receive_with_descriptors(self) -> list[bytes] | None:
+        """As `receive`. A message of many pieces has its descriptors with the first, so they may come before it."""
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self.socket, 1 << 18, DESCRIPTORS)
+        except ConnectionError:
+            return None
+        self.descriptors += descriptors
+        return self._taken(data)
+
+    def _taken(self, data: bytes) -> list[bytes] | None:
         if not data:
             return None
         self._buffer += data
@@ -67,5 +85,8 @@ class Channel:
         self.disowned = True
 
     def close(self) -> None:
-        """Close this end."""
+        """Close this end, and what came along and was not taken."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self.descriptors.clear()
         self.socket.close()

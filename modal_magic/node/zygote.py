@@ -52,6 +52,8 @@ from modal_magic.specs import (
 
 LINGER_SECONDS = 5.0
 """How long agents have to leave after their gateway is gone."""
+LAST_BYTES = 2000
+"""So much of the log is looked at for its last line."""
 AGENTS_REPLACED, REPLACED_SECONDS = 10, 60.0
 """So many agents are replaced in so long a time: one that dies again and again is of no use."""
 
@@ -133,6 +135,14 @@ def tell_backend(zygote: Zygote, message: Message) -> None:
         os.write(zygote.backend_out, frame(message))
 
 
+def last_words() -> str:
+    """The last line that was written to stderr here, which is a log; also when its file is gone with the session."""
+    with contextlib.suppress(OSError):
+        log = os.pread(2, LAST_BYTES, max(0, os.fstat(2).st_size - LAST_BYTES))
+        return log.decode(errors="replace").rstrip().rpartition("\n")[2]
+    return "nobody knows why"
+
+
 def from_backend(zygote: Zygote) -> None:
     """Take what the backend has written. At its end, what is not settled ends too: nobody could reach it."""
     data = os.read(zygote.backend_in, 1 << 16)
@@ -153,7 +163,7 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
     match word:
         case Take(folder=folder, directory=directory, path=path, environment=environment):
             zygote.folder = Path(folder)
-            log = os.open(zygote.folder / "zygote.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            log = os.open(zygote.folder / "zygote.log", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
             os.dup2(log, 1)
             os.dup2(log, 2)
             os.close(log)
@@ -174,10 +184,8 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
                 data = os.read(outgoing, 4096)
                 zygote.selector.unregister(outgoing)
                 os.close(outgoing)
-                log = f"{zygote.folder}/zygote.log"
-                tell_backend(
-                    zygote, decode_zygote_word(data) if data else Unable(f"the gateway did not start: see {log}")
-                )
+                unable = Unable(f"the gateway did not start: {last_words()}")
+                tell_backend(zygote, decode_zygote_word(data) if data else unable)
 
             zygote.selector.register(outgoing, selectors.EVENT_READ, announced)
         case Ping():
@@ -208,17 +216,14 @@ def from_agent(zygote: Zygote, agent: Channel) -> None:
     """Take what an agent has asked for, with the descriptors that travel along."""
     if agent not in zygote.agents:  # forgotten a moment ago, in the same turn of the loop
         return
-    try:
-        data, descriptors, _, _ = socket.recv_fds(agent.socket, 1 << 18, 64)
-    except ConnectionError:
-        data, descriptors = b"", []
-    if not data:
+    words = agent.receive_with_descriptors()
+    if words is None:
         forget_agent(zygote, agent)
         return
-    for packed in split(bytearray(data)):  # an agent sends one word at a time, each in one write
+    for packed in words:
         word = decode_agent_word(packed)
         if isinstance(word, Fork):
-            chosen, descriptors = descriptors[:4], descriptors[4:]
+            chosen, agent.descriptors = agent.descriptors[:4], agent.descriptors[4:]
             pid, warning = bear("worker", word.spec, chosen, zygote.leave)
             for descriptor in chosen:
                 os.close(descriptor)
@@ -284,7 +289,7 @@ def replace_agent(zygote: Zygote, spec: AgentSpec, status: int) -> None:
     zygote.agents_replaced = [when for when in zygote.agents_replaced if now - when < REPLACED_SECONDS]
     if len(zygote.agents_replaced) < AGENTS_REPLACED:
         zygote.agents_replaced.append(now)
-        start_agent(zygote, msgspec.structs.replace(spec, predecessor=cause_of_death(status)))
+        start_agent(zygote, msgspec.structs.replace(spec, predecessor=cause_of_death(status), notice="", stages=[]))
 
 
 def ended_children() -> list[tuple[int, int]]:
