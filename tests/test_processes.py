@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from modal_magic import GatewayLost, RankFailed, Session, SessionClosed, SessionError, registry
-from modal_magic.backends.local import LocalBackend
+from modal_magic.backends.local import Host, LocalBackend
 from modal_magic.backends.zygotes import await_ready, spawn
 from modal_magic.links.link import make_keys
 from modal_magic.sessions.resources import Resources
@@ -47,6 +47,17 @@ def test_all_processes_of_a_session_are_children_of_one_zygote(session: Session)
     assert {psutil.Process(pid).ppid() for pid in pids} == {zygote.pid}
     assert len(zygote.children()) == 4 + 4 + 1  # ranks, agents, gateway
     assert zygote.num_threads() == 1
+
+
+def test_what_a_cell_starts_holds_none_of_its_rank_s_lines_to_the_agent(session: Session) -> None:
+    inherited = (
+        "import os, socket, stat\n"
+        "open_sockets = [socket.socket(fileno=os.dup(number)) for number in range(3, 100)\n"
+        "    if os.path.exists(f'/proc/self/fd/{number}') and os.get_inheritable(number)\n"
+        "    and stat.S_ISSOCK(os.stat(number).st_mode)]\n"
+        "[each.family.name for each in open_sockets if each.family == socket.AF_UNIX]"
+    )
+    assert session.run(inherited, ranks=[0]).wait(30).ranks[0].result == "[]"
 
 
 def test_ports_of_sessions_never_collide(session: Session, resources: Resources) -> None:
@@ -125,6 +136,13 @@ def test_a_start_that_its_kernel_does_not_live_to_finish_leaves_nothing(nothing_
     zygote.process.wait()
 
 
+def test_a_gateway_that_cannot_start_is_told_with_the_reason_and_leaves_nothing(nothing_left: None) -> None:
+    own = Resources({"local": LocalBackend((Host("203.0.113.1"),))})
+    with pytest.raises(SessionError, match=r"the gateway did not start: .*Cannot assign requested address"):
+        Session(resources=own, backend="local", framework="none")
+    own.close()
+
+
 def test_a_zygote_that_still_imports_is_not_waited_for(nothing_left: None) -> None:
     own = Resources()
     own.prepare()
@@ -156,11 +174,15 @@ def test_where_a_fork_is_not_safe_ranks_are_spawned_and_it_is_said(
         "if 'modal_magic.node.zygote' in sys.orig_argv:\n"
         "    threading.Thread(target=time.sleep, args=(1e6,), daemon=True).start()\n"
     )
+    beside = tmp_path / "beside"
+    beside.mkdir()
+    (beside / "only_there.py").write_text("")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(beside)])
     with Session(replicas=2, backend="local") as made:
-        run = made.run("import torch, torch.distributed as dist\nt = torch.ones(1); dist.all_reduce(t); int(t)").wait(
-            90
-        )
+        run = made.run(
+            "import only_there, torch, torch.distributed as dist\nt = torch.ones(1); dist.all_reduce(t); int(t)"
+        ).wait(90)
         assert [run.ranks[rank].result for rank in (0, 1)] == ["2", "2"]
         told = made.notices.get_nowait()
         assert "a preimported module has started a thread" in told and "without the fast path" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,14 @@ from modal_magic.protocol import encode
 from modal_magic.specs import AgentSpec, GatewaySpec, WorkerSpec
 
 __all__ = ["bear"]
+
+BIRTH = """
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop(1))
+from modal_magic.node.born import main
+main()
+"""
+"""What a spawned process does first: it takes on the import path that a forked one has, the kernel's."""
 
 Spec = GatewaySpec | AgentSpec | WorkerSpec
 
@@ -59,7 +68,7 @@ def bear(kind: str, spec: Spec, descriptors: list[int], leave: Callable[[], None
 def spawn(kind: str, spec: Spec, descriptors: list[int]) -> int:
     """Make a process from scratch: slower, and always safe."""
     outgoing, incoming = os.pipe()
-    command = [sys.executable, "-m", "modal_magic.node.born", kind, str(outgoing), *map(str, descriptors)]
+    command = [sys.executable, "-c", BIRTH, json.dumps(sys.path), kind, str(outgoing), *map(str, descriptors)]
     process = subprocess.Popen(command, pass_fds=[outgoing, *descriptors])
     process.returncode = 0  # it is reaped here with all others, not by subprocess
     os.close(outgoing)

@@ -12,7 +12,7 @@ import msgspec
 
 from modal_magic.specs import AgentSpec, GatewaySpec, GatewayUp, WorkerSpec
 
-__all__ = ["become"]
+__all__ = ["become", "main"]
 
 
 def become(kind: str, packed: bytes, descriptors: list[int]) -> None:
@@ -20,6 +20,8 @@ def become(kind: str, packed: bytes, descriptors: list[int]) -> None:
     code = 1
     try:
         os.setsid()
+        for descriptor in descriptors:  # what a cell starts must not hold our lines open
+            os.set_inheritable(descriptor, False)
         if kind == "gateway":
             _be_gateway(msgspec.msgpack.decode(packed, type=GatewaySpec), descriptors[0])
         elif kind == "agent":
@@ -61,7 +63,12 @@ def _be_worker(spec: WorkerSpec, descriptors: list[int]) -> None:
     run_worker(spec, socket.socket(fileno=control), socket.socket(fileno=lifeline), stdout, stderr)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Be what the command line and the pipe that it names say."""
     with os.fdopen(int(sys.argv[2]), "rb") as given:
         spec_bytes = given.read()
     become(sys.argv[1], spec_bytes, [int(text) for text in sys.argv[3:]])
+
+
+if __name__ == "__main__":
+    main()
