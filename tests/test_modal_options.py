@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modal_magic.containers import Containers
-from modal_magic.errors import SessionError, UsageError
+from modal_magic.errors import RankFailed, SessionError, UsageError
 from modal_magic.options import Options
 from modal_magic.sessions.session import Resources, Session
 from tests.emulator.handle import Handle
@@ -260,15 +260,35 @@ def test_ranks_commit_and_reload_their_volumes_and_the_end_of_a_session_commits_
 
 
 @pytest.mark.kernel
-def test_nodes_of_a_cluster_have_the_ranks_that_modal_gave_them(service: Handle, resources: Resources) -> None:
+def test_nodes_of_a_cluster_have_the_ranks_that_modal_gave_them_and_have_them_again_after_a_preemption(
+    service: Handle, resources: Resources, tmp_path: Path
+) -> None:
     with Session(
         resources=resources, backend="modal", gpu="H100:8", nproc_per_node=1, replicas=2, clustered=True, rdma=True,
         framework="none",
     ) as session:  # fmt: skip
-        done = session.ready().run("import os\nos.environ['NODE_RANK'], os.environ['NCCL_HOSTID']").wait(60)
-        found = [eval(done.ranks[rank].result or "") for rank in (0, 1)]
-        assert [rank for rank, _ in found] == ["0", "1"] and len({host for _, host in found}) == 2
-        there = service.containers("ColdNode")
-        assert [one["rank"] for one in there] == [0, 1]
-        assert [host.partition("-fdaa")[2] for _, host in found] == [str(one["address"])[4:] for one in there]
+        for lost, busy in enumerate(("time.sleep(60)", "while True: pass"), 1):
+            done = session.ready().run("import os\nos.environ['NODE_RANK'], os.environ['NCCL_HOSTID']").wait(60)
+            found = [eval(done.ranks[rank].result or "") for rank in (0, 1)]
+            assert [rank for rank, _ in found] == ["0", "1"] and len({host for _, host in found}) == 2
+            there = service.containers("ColdNode")
+            assert [one["rank"] for one in there] == [0, 1]
+            assert [host.partition("-fdaa")[2] for _, host in found] == [str(one["address"])[4:] for one in there]
+            # Ranks that meet nobody are interrupted where they are.
+            run = session.run(
+                "import modal_magic, pathlib, time\n@modal_magic.on_preempt\ndef save():\n"
+                f"    pathlib.Path({str(tmp_path)!r}, f'{{rank}} saved at loss {lost}').touch()\n"
+                f"print('begun', flush=True)\n{busy}"
+            )
+            while sum("begun" in view.output for view in run.ranks.values()) < 2:
+                run.events(1.0)
+            service.ask("interrupt", container=there[1]["id"])
+            with pytest.raises(RankFailed, match="rank 1 left the run at cell line 6, for its node is taken away"):
+                run.wait(60)
+            told: list[str] = []
+            while not {f"node {rank} is back, in another container." for rank in (0, 1)} <= {*told}:
+                told.append(session.notices.get(timeout=60))
+            assert "node 1 is preempted: its ranks save what they can" in told
+            assert (tmp_path / f"1 saved at loss {lost}").exists()
+            assert seen(lambda: session.state == "ready", 60), service.logs()
     assert seen(lambda: not service.containers())

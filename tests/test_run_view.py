@@ -116,6 +116,15 @@ def test_ranks_that_were_interrupted_in_different_places_are_told_apart() -> Non
     )
 
 
+def test_a_rank_whose_node_is_taken_away_is_said_to_go_with_it() -> None:
+    told = "rank 1 left the run at cell line 4, for its node is taken away. Rank 0 was interrupted in barrier at cell "
+    kept = "line 9. Rank 1 is gone for now; rank 0 keeps its own."
+    view = fold(submitted(2), left(1, "cell line 4"), left(0, "barrier at cell line 9"), ended(1))
+    assert failure_sentence(view) == told + kept
+    view.apply(p.Lost(1, "ended with node 1, which left: preempted", replaced=False))
+    assert failure_sentence(view) == told + kept
+
+
 def test_equal_failures_are_told_once() -> None:
     view = fold(submitted(3), failed(0), failed(2), failed(1), ended(0, 2, 1))
     assert failure_sentence(view) == (

@@ -112,6 +112,18 @@ def test_a_node_that_goes_away_takes_its_ranks_with_it() -> None:
     assert rig.states == ["interrupted", "interrupted", "lost", "lost"]
 
 
+def test_ranks_that_leave_a_run_unasked_go_with_their_node_and_the_run_has_failed_on_them() -> None:
+    rig = Rig(2, 2, grouped=False).ready()
+    rig.run("a")
+    rig.play()
+    rig.leave("a", 2, 3)  # their agent has told them so
+    rig.fire("verdict")
+    rig.play()
+    rig.feed(s.NodeGone(1, "left: preempted"))
+    assert rig.ends == [("a", "failed", [2, 3])]
+    assert rig.states == ["interrupted", "interrupted", "lost", "lost"]
+
+
 @pytest.mark.parametrize("busy", [True, False])
 def test_ranks_do_not_wait_for_those_of_a_node_that_is_gone(busy: bool) -> None:
     rig = Rig(2, 2).ready()

@@ -147,7 +147,7 @@ class Gateway:
                 for event in report.events:
                     self._take(node_rank, event)
             case p.Left():
-                self._handle(s.NodeGone(node_rank, f"left: {report.reason}"))
+                self._lose(s.NodeGone(node_rank, f"left: {report.reason}"))
 
     def _take(self, node_rank: int, event: p.NodeEvent) -> None:
         rank = getattr(event, "rank", None)
@@ -175,6 +175,11 @@ class Gateway:
         self._record(event)
         if isinstance(event, p.RankEvent):  # the machine wants to hear these; the others are only logged
             self._handle(event)
+
+    def _lose(self, gone: s.NodeGone) -> None:
+        """A node is gone. What is said of it when it comes back, or goes again, is news, whatever was said before."""
+        self.noticed.clear()
+        self._handle(gone)
 
     def _note_once(self, text: str, about: str = "") -> None:
         """Tell everyone, but once about each matter: nodes that share a machine have the same to say."""
@@ -325,7 +330,7 @@ class Gateway:
     def _beat(self, now: float, late: float) -> None:
         """Say that this gateway lives, and see who else does. For `late` seconds it could not listen."""
         for node_rank in self.agents.beat(now, late):
-            self._handle(s.NodeGone(node_rank, "stopped answering", silent=True))
+            self._lose(s.NodeGone(node_rank, "stopped answering", silent=True))
         if self.clients.beat(now, late):
             self._handle(s.Attendance(len(self.clients)))
         self._broadcast()

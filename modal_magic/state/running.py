@@ -44,6 +44,8 @@ def ended(truth: Truth, event: p.Finished | p.Failed | p.Interrupted) -> None:
         kind = COMMUNICATION if event.error.kind == "communication" else EXCEPTION
         cause = f"raised {event.error.name}: {event.error.message}".partition("\n")[0]
         _failed(truth, truth.active, event.rank, kind, cause)
+    elif isinstance(event, p.Interrupted) and not truth.active.released:  # only an agent that leaves tells its ranks so
+        _failed(truth, truth.active, event.rank, LOST, "left the run, for its node is taken away")
 
 
 def lost(truth: Truth, event: p.Lost) -> None:

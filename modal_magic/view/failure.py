@@ -36,7 +36,9 @@ def _groups(ranks: Iterable[RankView]) -> list[tuple[list[int], RankView]]:
     found: dict[tuple[str, ...], tuple[list[int], RankView]] = {}
     for rank in ranks:
         error = rank.error
-        key = (rank.lost,) if error is None else (error.name, error.message, str(error.line), *error.traceback)
+        key = (
+            (rank.lost, rank.where) if error is None else (error.name, error.message, str(error.line), *error.traceback)
+        )
         found.setdefault(key, ([], rank))[0].append(rank.rank)
     return list(found.values())
 
@@ -63,12 +65,20 @@ def _cut_off(ranks: list[RankView]) -> list[str]:
     ]
 
 
+def _was_taken(rank: RankView) -> bool:
+    """Whether a culprit did nothing but leave, as its agent has told it to: its node is taken away."""
+    return rank.error is None and rank.state == "interrupted"
+
+
 def _be(ranks: list[int]) -> str:
     return "is" if len(ranks) == 1 else "are"
 
 
 def _cause(numbers: list[int], rank: RankView) -> str:
     who = name_ranks(numbers)
+    if _was_taken(rank):
+        whose = "its" if len(numbers) == 1 else "their"
+        return f"{who} left the run {whereabouts(rank.where)}, for {whose} node is taken away"
     if rank.error is None:
         cause = rank.lost or "could not take the cell"
         if len(numbers) > 1:
@@ -140,10 +150,11 @@ def _sentences(run: RunView) -> list[str]:
             f"{name_ranks(numbers)} {'was' if len(numbers) == 1 else 'were'} interrupted {whereabouts(where)}"
         )
     sentences += [_cause(*group) for group in _groups(rank for rank in others if rank.state == "lost")]
-    lost = [rank.rank for rank in run.ranks.values() if rank.lost]
-    kept = [rank.rank for rank in run.ranks.values() if not rank.lost]
+    going = [rank.rank for rank in culprits if _was_taken(rank)]
+    lost = [rank.rank for rank in run.ranks.values() if rank.lost or rank.rank in going]
+    kept = [rank for rank in run.ranks if rank not in lost]
     if lost:
-        replaced = all(run.ranks[number].replaced for number in lost)
+        replaced = not going and all(run.ranks[number].replaced for number in lost)
         again = f"{name_ranks(lost)} {_be(lost)} {'started again without variables' if replaced else 'gone for now'}"
         sentences.append(
             f"{again}; {name_ranks(kept)} {'keeps its' if len(kept) == 1 else 'keep their'} own" if kept else again
