@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import asyncio
 import atexit
-import base64
 import contextlib
+import functools
 import inspect
 import linecache
 import os
 import sys
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
+from numbers import Integral, Real
 from typing import Any
 
+import msgspec
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
@@ -32,6 +34,24 @@ from modal_magic.protocol import Display
 __all__ = ["RankShell", "make_shell", "rehearse"]
 
 Publish = Callable[[Display], None]
+
+
+def _as_builtin(value: object) -> object:
+    """What a message can carry, of a value as a `_repr_…_` may have it: numbers of numpy, a subclass of str.
+
+    A kernel of Jupyter takes these too. Raises TypeError for what is no value of JSON at all.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if callable(as_list := getattr(value, "tolist", None)):
+        return as_list()
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if isinstance(value, Iterable):
+        return list(value)
+    raise TypeError(f"a display holds {value!r}, which is no value of JSON")
 
 
 class RankDisplayPublisher(DisplayPublisher):
@@ -174,12 +194,11 @@ class RankShell(InteractiveShell):
 
     def show(self, kind: Any, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None) -> None:
         """Hand one rich output on."""
-        encoded = {
-            key: base64.b64encode(value).decode() if isinstance(value, bytes) else value for key, value in data.items()
-        }
+        plain = functools.partial(msgspec.to_builtins, enc_hook=_as_builtin)  # of bytes it makes base64
         sys.stdout.flush()
         sys.stderr.flush()
-        self._publish_display(Display(-1, "", kind, encoded, metadata, display_id))
+        identity = None if display_id is None else str(display_id)
+        self._publish_display(Display(-1, "", kind, plain(data), plain(metadata), identity))
 
     def run(self, source: str, cell: int, first_line: int) -> ExecutionResult:
         """Run a cell whose first line is line `first_line` of the notebook's gutter, as In[cell]."""
