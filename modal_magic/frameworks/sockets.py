@@ -59,9 +59,17 @@ class SocketBook:
         self._cut(self.inodes | new)
 
     def _cut(self, inodes: set[str]) -> None:
-        """Cut those that are *connected*. A listener must be spared: shutting one aborts the process."""
+        """Cut those that are *connected*. A listener must be spared: shutting one aborts the process.
+
+        The main thread opens and closes files meanwhile, so what has a number is looked at once more.
+        """
         for inode, descriptor in _open_sockets().items() if inodes else ():
             if inode in inodes:
-                with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as connection:
-                    connection.getpeername()
-                    connection.shutdown(socket.SHUT_RDWR)
+                with contextlib.suppress(OSError):
+                    copy = os.dup(descriptor)
+                    if f"socket:[{os.fstat(copy).st_ino}]" != inode:
+                        os.close(copy)
+                        continue
+                    with socket.socket(fileno=copy) as connection:
+                        connection.getpeername()
+                        connection.shutdown(socket.SHUT_RDWR)
