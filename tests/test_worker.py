@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 from modal_magic import protocol as p
 from modal_magic.frameworks import sockets
 from modal_magic.frameworks.sockets import SocketBook
+from modal_magic.frameworks.store import open_store
 from modal_magic.node.channel import Channel
 from modal_magic.specs import WorkerSpec
 
@@ -32,7 +34,7 @@ run_worker(spec, control, lifeline, os.dup(1), os.dup(2))
 
 
 @contextmanager
-def worker(code: int = 0) -> Iterator[Channel]:
+def worker(code: int = 0, spec: WorkerSpec = SPEC) -> Iterator[Channel]:
     """The agent's end of a worker's channel. The worker is gone after it, and has ended with this code."""
     control, its_control = socket.socketpair()
     lifeline, its_lifeline = socket.socketpair()
@@ -49,7 +51,7 @@ def worker(code: int = 0) -> Iterator[Channel]:
         its_control.close()
         its_lifeline.close()
         assert born.stdin is not None
-        born.stdin.write(msgspec.msgpack.encode(SPEC))
+        born.stdin.write(msgspec.msgpack.encode(spec))
         born.stdin.close()
         yield Channel(control)
         with contextlib.suppress(BrokenPipeError):
@@ -83,6 +85,50 @@ def test_a_rank_that_cannot_be_spoken_to_any_more_ends() -> None:
         channel.socket.sendall((3).to_bytes(4, "little") + b"\xc1\xc1\xc1")
         while channel.receive() is not None:
             pass
+
+
+SHOWN = """
+import numpy
+from IPython.display import display
+class Markup(str): pass
+class Shown:
+    def _repr_html_(self): return Markup("<b>bold</b>")
+    def _repr_png_(self): return b"png", {"width": numpy.int64(3), "scale": numpy.float32(0.5)}
+    def _repr_json_(self): return {"steps": numpy.arange(2), 1: range(2), "done": numpy.bool_(True)}
+display(Shown(), display_id=7)
+"""
+
+
+def test_what_is_displayed_may_be_made_of_numpy_s_numbers_and_of_a_library_s_own_strings() -> None:
+    with worker() as channel:
+        until(channel, p.Grouped)
+        channel.send(p.Execute("r", SHOWN, 1, 1))
+        shown = until(channel, p.Display, p.Failed)
+        assert isinstance(shown, p.Display), shown
+        channel.send(p.Taken())
+        assert shown.data["text/html"] == "<b>bold</b>" and shown.data["image/png"] == "cG5n"
+        assert shown.data["application/json"] == {"steps": [0, 1], 1: [0, 1], "done": True}
+        assert (shown.metadata["image/png"], shown.display_id) == ({"width": 3, "scale": 0.5}, "7")
+        until(channel, p.Finished)
+
+
+def test_a_rank_that_waits_for_its_group_ends_when_it_is_told_to() -> None:
+    with open_store("127.0.0.1", "alone") as store:
+        place = p.Place(0, {**PLACE.environment, "WORLD_SIZE": "2"}, "cpu")
+        with worker(spec=WorkerSpec("alone", place, 1, store, "torch")) as channel:
+            until(channel, p.Launched)
+
+
+def test_a_number_that_has_another_owner_by_now_is_not_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = socket.socketpair()
+    with here, there, open(os.devnull) as file:
+        stale = {"socket:[1]": here.fileno(), "socket:[2]": file.fileno()}
+        monkeypatch.setattr(sockets, "_open_sockets", lambda: stale)
+        before = len(os.listdir("/proc/self/fd"))
+        SocketBook(inodes=set(stale)).shut_down()
+        assert len(os.listdir("/proc/self/fd")) == before
+        here.sendall(b"whole")
+        assert there.recv(5) == b"whole"
 
 
 def test_connections_are_cut_by_one_thread_while_another_ends_its_recording(monkeypatch: pytest.MonkeyPatch) -> None:

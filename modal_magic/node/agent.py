@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import sys
 import time
@@ -25,6 +24,7 @@ from modal_magic.links.waiting import READ, WRITE, Waiter
 from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
+from modal_magic.node.orphans import kill_group
 from modal_magic.node.rank_process import RankProcess, cause_of_death, open_lines
 from modal_magic.node.silent import is_stuck, silence
 from modal_magic.node.uplink import Uplink
@@ -344,8 +344,7 @@ class Agent:
             with contextlib.suppress(OSError):
                 self.zygote.send(End(worker.rank))
         elif worker.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(worker.pid, signal.SIGKILL)
+            kill_group(worker.pid)
 
     def bury(self, worker: RankProcess, cause: str) -> None:
         """A worker is gone: read its last words and say so."""

@@ -192,8 +192,9 @@ class Worker:
 
         An agent that is too busy to answer costs the order, not the cell.
         """
-        while not self.taken.empty():
-            self.taken.get()
+        with contextlib.suppress(queue.Empty):
+            while True:  # those that came too late
+                self.taken.get_nowait()
         self.say(msgspec.structs.replace(shown, rank=self.rank, run=self.running))
         if not self.channel.disowned:
             with contextlib.suppress(queue.Empty):
@@ -231,6 +232,7 @@ class Worker:
                         self.taken.put(task)
                     case p.Exit(preempted=preempted):
                         self.unwanted.add(self.running)
+                        self.framework.supersede(sys.maxsize)  # it may wait for a group that nobody needs any more
                         self.send_sigint(children=True)
                         if preempted and self.running:  # it may wait in C++ for a rank that goes on
                             self.look_again(self.running, time.monotonic() + AGAIN_SECONDS)
