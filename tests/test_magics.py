@@ -184,6 +184,29 @@ def test_the_kernel_s_interrupt_reaches_the_ranks_and_keeps_variables(book: Note
     assert book.run("%%modal_distributed\nprint(precious)").lines == [f"[rank {rank}] {rank}" for rank in range(4)]
 
 
+INTERRUPT_AT = """
+import importlib
+room = importlib.import_module("modal_magic.notebook.{room}")
+before = room.{name}
+def interrupted(*_):
+    room.{name} = before
+    raise KeyboardInterrupt
+room.{name} = interrupted
+"""
+"""The kernel's interrupt comes just where this function is called, once."""
+
+
+def test_an_interrupt_before_a_run_is_followed_leaves_neither_the_run_nor_its_session_behind(shapes: Notebook) -> None:
+    shapes.run(INTERRUPT_AT.format(room="sessions", name="settings_of"))
+    started = shapes.run("%modal_distributed --session cut --backend local --framework none")
+    assert started.error_name == "KeyboardInterrupt"
+    assert shapes.run("%%modal_distributed\nsession = 'cut'").error == ""
+    shapes.run(INTERRUPT_AT.format(room="magics", name="choose_picture"))
+    assert shapes.run("%%modal_distributed\nimport time; time.sleep(1000)").error_name == "KeyboardInterrupt"
+    assert shapes.run("%%modal_distributed\nprint(session)").stdout == "[rank 0] cut\n"
+    shapes.run("%modal_stop cut")
+
+
 def test_unloading_leaves_no_magic_and_no_thread(fresh_book: Notebook) -> None:
     fresh_book.run(FOUR + "pass")
     fresh_book.run("%modal_stop")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 from typing import cast
+
+import pytest
 
 from modal_magic import Session
 from modal_magic import protocol as p
+from modal_magic.errors import SessionClosed
 from modal_magic.sessions.run import Run
 from modal_magic.sessions.runs import LATE_BYTES, SessionRuns
+from modal_magic.view.console import _interrupts_for
 
 
 def run(name: str) -> Run:
@@ -36,3 +41,20 @@ def test_of_a_run_those_names_are_completed_that_users_need() -> None:
     run = Run.__new__(Run)
     assert "wait" in dir(run) and "take" not in dir(run)
     assert {name for name in dir(run) if not hasattr(Run, name)} == {"session"}
+
+
+class Gone:
+    """A session that has ended."""
+
+    def interrupt_run(self, run: Run) -> None:
+        raise SessionClosed("it ended")
+
+
+def test_the_handler_of_the_kernel_is_back_also_where_the_session_ended_as_the_interrupt_came() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SessionClosed), _interrupts_for(Run(cast(Session, Gone()), "run")):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)

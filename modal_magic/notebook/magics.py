@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from IPython.core.interactiveshell import InteractiveShell
@@ -99,13 +100,14 @@ class ModalMagics(Magics):
             cell=number,
             first_line=2,
         )
-        if options.handle is not None:
-            self.host.push({options.handle: run})
-        if options.background:
-            self.leave_behind(run, view, limited, options.handle or f"Out[{number}]")
-            return run
-        picture = choose_picture(in_jupyter(self.host), run)
-        follow(run, view, picture, paced=in_jupyter(self.host), limited=limited)
+        with taking_along(run):
+            if options.handle is not None:
+                self.host.push({options.handle: run})
+            if options.background:
+                self.leave_behind(run, view, limited, options.handle or f"Out[{number}]")
+                return run
+            picture = choose_picture(in_jupyter(self.host), run)
+            follow(run, view, picture, paced=in_jupyter(self.host), limited=limited)
         self.notices.tell(session)
         self.resources.prepare(session.backend_name)  # not earlier: importing torch takes a core for seconds
         for sentence in exits(run):
@@ -265,6 +267,17 @@ class ModalMagics(Magics):
         """Let go of all sessions, which live on until their lease is over, and leave no thread or process."""
         self.sessions.close()
         self.resources.close()
+
+
+@contextlib.contextmanager
+def taking_along(run: Run) -> Iterator[None]:
+    """Have an interrupt that comes before the run is followed end it too: nothing would show that it goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        with contextlib.suppress(SessionError):
+            run.interrupt()
+        raise
 
 
 def retries_of(options: Options) -> Retries:

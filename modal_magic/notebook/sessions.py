@@ -117,16 +117,20 @@ class NotebookSessions:
                 "--backend local says that it is meant."
             )
         others = [connection.session for connection in registry.living()]
-        session = Session.start(self._resources, options, self._notebook())
+        session = self._use(Session.start(self._resources, options, self._notebook()))
+        self.current = session.name
         if others:  # it may be that one of these was meant
             there = f"%modal_attach NAME goes to one that is there, %modal_stop NAME ends it: {', '.join(others)}"
             print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
         settings = {option.name: getattr(options, option.name) for option in OPTIONS if option.scope == "session"}
         self._settings[session.name] = settings_of(settings, session.backend_name)
         self._end_with_kernel(session.name, settings)
-        session.alert = self._alert
+        return session
+
+    def _use(self, session: Session) -> Session:
+        """Have this notebook use a session that it is attached to."""
         self.attached[session.name] = session
-        self.current = session.name
+        session.alert = self._alert
         return session
 
     @staticmethod
@@ -147,8 +151,7 @@ class NotebookSessions:
         """The session of this name, attached to if this kernel is not yet."""
         session = self._known(name)
         if session is None:
-            session = self.attached[name] = Session.attach(name, self._resources)
-            session.alert = self._alert
+            session = self._use(Session.attach(name, self._resources))
         return session
 
     @contextlib.contextmanager
@@ -219,19 +222,22 @@ class NotebookSessions:
 
     def kernel_ends(self) -> None:
         """The kernel is shut down for good: end the sessions that were started with `--end-with-kernel`."""
-        for name in self._ending:
+        for name in list(self._ending):
             with contextlib.suppress(ModalMagicError):
                 self.find(name).end("its kernel was shut down (--end-with-kernel)")
 
     def kernel_leaves(self) -> None:
-        """The kernel is shut down or restarted: what it has sent goes on without it, also what it waits for."""
-        for session in self.attached.values():
+        """The kernel is shut down or restarted: what it has sent goes on without it, also what it waits for.
+
+        Like `kernel_ends` it may be called beside a cell that starts or stops sessions.
+        """
+        for session in list(self.attached.values()):
             with contextlib.suppress(ModalMagicError):
                 session.detach("as it ends. What runs there goes on")
 
     def close(self) -> None:
         """Let go of all sessions, which live on until their lease is over, and leave no thread of theirs."""
-        for session in self.attached.values():
+        for session in list(self.attached.values()):
             with contextlib.suppress(ModalMagicError):
                 session.detach()
         self.attached.clear()

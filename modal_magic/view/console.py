@@ -140,6 +140,8 @@ def _interrupts_for(run: Run) -> Iterator[tuple[list[float], list[float]]]:
     try:
         yield late, asked
     finally:
-        if asked and not run.done:
-            run.interrupt()
-        signal.signal(signal.SIGINT, before)
+        try:
+            if asked and not run.done:
+                run.interrupt()
+        finally:
+            signal.signal(signal.SIGINT, before)
