@@ -10,7 +10,7 @@ import pytest
 from modal_magic import Session
 from modal_magic import protocol as p
 from modal_magic.errors import SessionClosed
-from modal_magic.sessions.run import Run
+from modal_magic.sessions.run import UNREAD, Run
 from modal_magic.sessions.runs import LATE_BYTES, SessionRuns
 from modal_magic.view.console import _interrupts_for
 
@@ -58,3 +58,20 @@ def test_the_handler_of_the_kernel_is_back_also_where_the_session_ended_as_the_i
         assert signal.getsignal(signal.SIGINT) is before
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_a_run_that_nobody_follows_does_not_grow_with_what_is_told_of_its_bars() -> None:
+    runs, going = SessionRuns(), run("going")
+    runs.begin(going)
+    for step in range(50):
+        runs.take_live([p.Progress(0, "going", bar, "bar", step, 50, False) for bar in range(90)])
+        runs.taken()
+    assert going._events.qsize() < 50
+    runs.take(p.Record(1, 1.0, p.Output(0, "going", "stdout", "text\n")))
+    runs.taken()
+    told = going.events(0.0)
+    assert len(told) == UNREAD + 1 and told[-1] == p.Output(0, "going", "stdout", "text\n")
+    assert {bar.current for bar in going.ranks[0].gauges.bars.values()} == {49}
+    runs.take_live([p.Metric(0, "going", "loss", 0.5, 1)])
+    runs.taken()
+    assert going.events(0.0) == [p.Metric(0, "going", "loss", 0.5, 1)]

@@ -28,6 +28,10 @@ REST_CHARACTERS = 20_000
 """While unfinished lines are longer than this in all, nobody is told at every turn how much was shown."""
 
 
+UNREAD = 1000
+"""So many words on bars and metrics wait for whoever follows the run; the view has all of them in any case."""
+
+
 class Run:
     """One execution of a cell on some ranks: the handle that `Session.run` and `--background` give.
 
@@ -43,7 +47,7 @@ class Run:
         self._events: queue.SimpleQueue[list[tuple[int, p.Event | p.LiveEvent]]] = queue.SimpleQueue()
         self._over = threading.Event()
         self._lost: SessionError | None = None
-        self._newest = self._told = self._shown = 0
+        self._newest = self._told = self._shown = self._unread = 0
         self.interrupting = self.was_taken = False
         self.cell, self.old = 0, False  # of a run that this client found: its execution count, and whether it had ended
 
@@ -130,6 +134,7 @@ class Run:
     def events(self, patience: float | None) -> list[p.Event | p.LiveEvent]:
         """The events since the last call: waits up to `patience` seconds for the first. For views."""
         found: list[p.Event | p.LiveEvent] = []
+        self._unread = 0
         with contextlib.suppress(queue.Empty):
             told = self._events.get(timeout=patience)
             while not self._events.empty():
@@ -210,7 +215,10 @@ class Run:
         with self.still() as view:
             view.apply(event, at)
             self._newest = max(self._newest, sequence)
-            self._fresh.append((sequence, event))
+            live = isinstance(event, p.LiveEvent)
+            self._unread += live
+            if not live or self._unread <= UNREAD:
+                self._fresh.append((sequence, event))
         if not more:
             self.tell()
 
@@ -218,7 +226,8 @@ class Run:
         """Hand what was taken to whoever follows the run."""
         with self._lock:
             fresh, self._fresh = self._fresh, []
-        self._events.put(fresh)
+        if fresh or self._events.empty():  # one that nobody follows must not grow while it goes on
+            self._events.put(fresh)
         if self.view.ended:
             self._over.set()
 

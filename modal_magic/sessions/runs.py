@@ -107,8 +107,9 @@ class SessionRuns:
     def take_live(self, events: Iterable[p.LiveEvent]) -> None:
         """What has changed of bars and metrics."""
         for event in events:
-            if event.run in self._going:
-                self._going[event.run].take(event, self.now())
+            if (run := self._going.get(event.run)) is not None:
+                run.take(event, self.now(), more=True)
+                self._told[run.id] = run
 
     def refuse(self, name: str, reason: str) -> bool:
         """The gateway would not have a run. Whether it is one of these."""
