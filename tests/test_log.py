@@ -289,6 +289,17 @@ def test_what_a_killed_writer_had_logged_can_be_read(tmp_path: Path) -> None:
     assert len(list(left_behind(tmp_path, [1]))) == 50
 
 
+def test_what_is_left_of_a_run_whose_beginning_is_past_the_limit_can_be_read(opened: Open, tmp_path: Path) -> None:
+    log = opened(0, limit=1)
+    log.append(p.Submitted("run", [0], 1, "pass"), 0.0)
+    for number in range(5000):
+        log.append(line(number), 0.0)
+    log.close(keep=True)
+    assert not any(isinstance(record.event, p.Submitted) for record in read_records(tmp_path))
+    *_, last = left_behind(tmp_path, None)
+    assert last == line(4999)
+
+
 def test_a_record_that_was_cut_off_by_the_end_is_left_out(opened: Open, tmp_path: Path) -> None:
     log = opened(0)
     for number in range(10):

@@ -309,15 +309,18 @@ def test_a_rank_whose_agent_is_killed_ends_even_when_it_holds_the_gil(session: S
         run.wait(10)
 
 
-def test_a_killed_gateway_ends_the_session_and_everybody_in_it(resources: Resources, nothing_left: None) -> None:
+def test_a_gateway_that_is_killed_while_it_is_told_to_end_is_no_reason_to_wait_and_leaves_nothing(
+    resources: Resources, nothing_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     session = Session(resources=resources, replicas=2, backend="local")
     run = session.run("import time; time.sleep(1000)")
     pids = everyone(session)
-    os.kill(session.connection.pid, signal.SIGKILL)
+    monkeypatch.setattr(session, "end", lambda _: os.kill(session.connection.pid, signal.SIGKILL))
+    session.stop()
     with pytest.raises(GatewayLost, match="is gone"):
-        run.wait(10)
+        run.wait(0)
     assert gone(pids)
-    registry.forget(session.name)
+    assert session.name not in registry.names()
 
 
 def test_ranks_live_on_without_their_zygote_and_it_is_said(resources: Resources, nothing_left: None) -> None:

@@ -203,7 +203,7 @@ class Session:
         self._client.ask(p.Stop(reason))
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End the session and wait until nothing is left of it.
+        """End the session and wait until nothing is left of it, nor of one whose gateway is gone.
 
         Raises SessionError if `seconds` are not enough; a GatewayBusy where the gateway is on another machine and did
         not say that it heard.
@@ -212,8 +212,11 @@ class Session:
         if not self.closed:
             with contextlib.suppress(SessionError):
                 self.end("it was stopped")
-                answers = self._closing.wait(seconds) or answers
+                self._ended.wait(seconds)
+                answers = answers or isinstance(self._error, SessionClosed)
         self._shut(SessionClosed(f"session {self.name!r} was stopped"))
+        if isinstance(self._error, GatewayLost):  # its log, which would be waited for: nobody else removes it now
+            registry.forget(self.name)
         meeting = self.connection.meeting
         if self._own_resources or meeting or self._resources.has_used(self.backend_name):
             backend = self._resources.backend(self.backend_name)
@@ -285,7 +288,7 @@ class Session:
         self._resources = resources or Resources()
         self._runs = SessionRuns()
         self._answers = Answers()
-        self._closing = threading.Event()
+        self._ended = threading.Event()
         self._up = threading.Event()
         self._stages: dict[tuple[str, int], p.Stage] = {}
         self._rates: Rates | None = None
@@ -379,7 +382,6 @@ class Session:
             case p.Closed(reason=reason):
                 if not self.connection.born:  # its gateway is not on this machine and cannot remove our folder
                     registry.forget(self.name)
-                self._closing.set()
                 self._shut(SessionClosed(f"session {self.name!r} is closed: {reason}"))
             case p.Status() | p.LogPage() | p.Stacks() | p.Done():
                 self._answers.take(reply)
@@ -436,6 +438,7 @@ class Session:
     def _shut(self, error: SessionError, last: p.Message | None = None) -> None:
         if self._error is None:
             self._error = error
+        self._ended.set()
         self._client.close(last)
         self._up.set()
         self._runs.give_up(error)

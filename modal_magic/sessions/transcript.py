@@ -46,9 +46,11 @@ def asked(ask: Callable[[str | None, int], p.LogPage], run: str | None) -> RunLo
 
 def left_behind(folder: Path, ranks: Collection[int] | None) -> RunLog:
     """The log of the last run of a session whose gateway is dead, as far as it is left."""
-    run = None
+    run, submitted = None, False
     for record in read_records(folder):
         if isinstance(record.event, p.Submitted):
+            run, submitted = record.event.run, True
+        elif isinstance(record.event, p.Output) and not submitted:  # its beginning is past the log's limit
             run = record.event.run
 
     def pages() -> Iterator[tuple[list[p.Event], int]]:
