@@ -39,6 +39,7 @@ export function legendOf(ranks: readonly RankRow[]): Map<Kind, number> {
 }
 
 export class ManyRanks {
+  private _canvas: HTMLCanvasElement | null = null;
   private _shot: Snapshot | null = null;
   private _grid = new Grid();
   private _query = '';
@@ -122,7 +123,10 @@ export class ManyRanks {
   /** Paint the squares, once the template is in the page. */
   paint(host: HTMLElement): void {
     const canvas = this._shot ? host.querySelector<HTMLCanvasElement>('.many canvas') : null;
-    if (this._shot && canvas) {
+    if (canvas !== this._canvas) {
+      this._canvas = canvas; // that it is new has cost enough for now: the colours of a page that has changed do too
+      requestAnimationFrame(() => this.paint(host));
+    } else if (this._shot && canvas) {
       this._grid.paint(canvas, this._shot.ranks, this._line, this._focus, kind => !this._kind || kind === this._kind);
     }
   }

@@ -44,13 +44,13 @@ export function excerpts(text: string): Excerpt[] {
 /** The traceback: the line where it happened stands out, and so does the exception. */
 function traceback(text: string, say: Say): TemplateResult {
   const shown = plain(text).replace(/^-{20,}\n.*Traceback \(most recent call last\)\n/, '').trim();
-  return html`<div class="tb" tabindex="0" role="region" aria-label=${say('traceback')}>
-    ${excerpts(shown).map(part =>
+  return html`<div class="tb" tabindex="0" role="region" aria-label=${say('traceback')}
+    >${excerpts(shown).map(part =>
       part.library
         ? html`<details><summary>${part.folded === 1 ? say('1 frame in %1', part.library) : say('%1 frames in %2', part.folded, part.library)}</summary>${part.text.trimEnd()}</details>`
         : html`<div>${part.text.trimEnd().split('\n').map(line => html`<span class="ll ${/^(-+> ?\d|[\w.]*(Error|Exception|Exit|Warning|Interrupt)\b)/.test(line) ? 'key' : ''}">${line || ' '}</span>`)}</div>`
-    )}
-  </div>`;
+    )}</div
+  >`;
 }
 
 /** Why a run failed. `log` opens the log of the rank; null where there is none to be had. */

@@ -45,11 +45,11 @@ export function columnsOf(shot: Snapshot, wanted: string | null = null): Columns
 /** The titles above the rows. */
 export function titles(columns: Columns, say: Say): TemplateResult {
   const { steps, metric, cpu, gpu, memory } = columns;
-  const title = (column: string, text: unknown) => html`<span class="g-${column} el" role="columnheader">${text}</span>`;
+  const title = (column: string, text: unknown) => html`<span class="g-${column}" role="columnheader">${text}</span>`;
   return html`<div class="th" role="row">
     ${title('x', html`<span class="sr">${say('Log')}</span>`)} ${title('rk', say('Rank'))} ${title('st', say('State'))}
     ${steps ? html`${title('bar', say('Step'))} ${title('rate', say('Step/s'))} ${title('left', say('Left'))}` : nothing}
-    ${metric !== null ? title('loss', metric) : nothing} ${cpu ? title('cpu', 'CPU') : nothing}
+    ${metric !== null ? title('loss el', metric) : nothing} ${cpu ? title('cpu', 'CPU') : nothing}
     ${gpu ? title('gpu', 'GPU') : nothing} ${memory ? title('mem', say(memory)) : nothing}
     ${title('last', say('Last line'))}
   </div>`;

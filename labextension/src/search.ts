@@ -11,6 +11,7 @@ import type { Snapshot } from './protocol';
 
 export class SearchedLog extends LogPane {
   private _query = '';
+  private _offered = false;
 
   /** As a section of the panel. */
   section(shot: Snapshot, choose: (rank: number | null) => void): TemplateResult {
@@ -22,14 +23,16 @@ export class SearchedLog extends LogPane {
           ><select
             class="inp flat"
             aria-label=${__('Log of')}
+            @focus=${() => this._offer()}
+            @pointerdown=${() => this._offer()}
             @change=${(event: Event) => {
               const { value } = event.target as HTMLSelectElement;
               choose(value === '' ? null : Number(value));
             }}
           >
             <option value="" ?selected=${this.rank === null}>${__('All ranks')}</option>
-            ${guard([shot.ranks.length, this.rank], () =>
-              shot.ranks.map(
+            ${guard([shot.ranks.length, this.rank, this._offered], () =>
+              (this._offered ? shot.ranks : shot.ranks.filter(({ rank }) => rank === this.rank)).map(
                 ({ rank }) => html`<option value=${rank} ?selected=${this.rank === rank}>${__('rank %1', rank)}</option>`
               )
             )}</select
@@ -42,6 +45,14 @@ export class SearchedLog extends LogPane {
         </div>
         ${this._text()}
       </section>`;
+  }
+
+  /** A thousand ranks are put into the list when somebody is about to open it. */
+  private _offer(): void {
+    if (!this._offered) {
+      this._offered = true;
+      this._draw();
+    }
   }
 
   protected override _found(): LogLine[] {

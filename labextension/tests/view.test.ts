@@ -37,6 +37,18 @@ describe('a view', () => {
     expect([...host.querySelectorAll('.row')].map(each => each.querySelector('.g-st')?.textContent?.trim())).toEqual(['Running10 s', 'Failedline 10']);
   });
 
+  it('lists a thousand ranks in the panel when the list is opened', () => {
+    const host = document.createElement('div');
+    document.body.append(host);
+    const view = new SessionView(host, api, trans, makeParts, true);
+    views.push(view);
+    view.update({ known: { shot: shot({ ranks: Array.from({ length: 1000 }, (_, rank) => row(rank)) }), at: 0 }, link: 'live', heard: 0, fixed: false });
+    const list = host.querySelector('select[aria-label="Log of"]');
+    expect(list?.children.length).toBe(1);
+    list?.dispatchEvent(new Event('focus'));
+    expect(list?.children.length).toBe(1001);
+  });
+
   it('shows what ranks write as text', () => {
     const failure = { rank: 0, title: HOSTILE, text: HOSTILE, others: HOSTILE, advice: HOSTILE };
     const metrics = [{ name: HOSTILE, value: 1, steps: [0], values: [1] }];

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -19,6 +21,8 @@ from tests.support.browser import TOKEN, Lab, chromium, command, jupyter_lab, op
 __all__ = ["VIEWS"]
 
 TICKS, RANKS, NODES, LOOKED = 80, 1024, 128, 10.0
+WATCHED = float(os.environ.get("WATCH_SECONDS", "30"))
+"""For so long the memory of a page is watched."""
 SAY = f"""%%modal_distributed --replicas 4 --backend local --framework none --session seen
 import time, modal_magic
 time.sleep(2)
@@ -42,18 +46,21 @@ LOOK = """() => {
     look();
 }"""
 FRAMES = """seconds => new Promise(done => {
-    const frames = [], long = [];
-    new PerformanceObserver(list => long.push(...list.getEntries().map(each => each.duration)))
-        .observe({type: 'longtask'});
+    const frames = [];
     const end = performance.now() + seconds * 1000;
     let before = performance.now();
     const look = now => {
         frames.push(now - before);
         before = now;
-        now < end ? requestAnimationFrame(look) : done({frames, long});
+        now < end ? requestAnimationFrame(look) : done(frames);
     };
     requestAnimationFrame(look);
 })"""
+LONG = """() => {
+    window.long = [];
+    new PerformanceObserver(list => window.long.push(...list.getEntries().map(each => each.duration)))
+        .observe({type: 'longtask'});
+}"""
 UP = """() => {
     const look = () => {
         const app = window.jupyterapp;
@@ -97,10 +104,34 @@ def lateness(browser: Browser, lab: Lab) -> list[Row]:
     ]
 
 
-def frames(page: Page) -> tuple[float, int]:
-    """The 95th percentile of the time between two frames (seconds), and how many tasks took longer than 50 ms."""
-    found = page.evaluate(FRAMES, LOOKED)
-    return percentile(found["frames"], 95) / 1000, len(found["long"])
+def frames(page: Page) -> float:
+    """The 95th percentile of the time between two frames (seconds)."""
+    return percentile(page.evaluate(FRAMES, LOOKED), 95) / 1000
+
+
+def messages(lab: Lab) -> float:
+    """How many messages a second the server's stream of changes has, for one browser."""
+    asked = urllib.request.Request(f"{lab.url}/modal-magic/api/events", headers={"Authorization": f"token {TOKEN}"})
+    with urllib.request.urlopen(asked, timeout=10) as stream:
+        stream.readline()  # the first has everything
+        began, count = time.monotonic(), 0
+        while time.monotonic() < began + LOOKED:
+            count += stream.readline().startswith(b"data: ")
+        return count / (time.monotonic() - began)
+
+
+def kept(page: Page) -> list[float]:
+    """What the page's scripts hold (bytes) after a collection of garbage: at eleven moments of `WATCHED`."""
+    inside = page.context.new_cdp_session(page)
+    inside.send("Performance.enable")
+    found = []
+    for moment in range(11):
+        page.wait_for_timeout(WATCHED * 100 if moment else 0)
+        inside.send("HeapProfiler.collectGarbage")
+        metrics = {each["name"]: each["value"] for each in inside.send("Performance.getMetrics")["metrics"]}
+        found.append(float(metrics["JSHeapUsedSize"]))
+    inside.detach()
+    return found
 
 
 def crowd(browser: Browser, lab: Lab) -> list[Row]:
@@ -109,17 +140,22 @@ def crowd(browser: Browser, lab: Lab) -> list[Row]:
     page.goto(f"{lab.url}/lab/workspaces/crowd?token={TOKEN}")
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget")
     page.wait_for_timeout(3000)
-    empty, _ = frames(page)
+    empty = frames(page)
+    page.evaluate(LONG)
     with simulate(NODES, RANKS // NODES) as session:
         command(page, "modal-magic:open")
         page.wait_for_selector(".mm.panel .ses", timeout=20_000)
-        run = session.run(f"{STEPS}{3 * LOOKED}")
+        run = session.run(f"{STEPS}{4 * LOOKED + WATCHED}")
         page.wait_for_selector(".mm.panel canvas", timeout=20_000)
         gateway = psutil.Process(session.connection.pid)
         began, before = time.monotonic(), sum(gateway.cpu_times()[:2])
-        drawn, long = frames(page)
+        drawn = frames(page)
         share = (sum(gateway.cpu_times()[:2]) - before) / (time.monotonic() - began)
-        run.wait(60)
+        told = messages(lab)
+        long = page.evaluate("() => window.long")
+        held = kept(page)  # to collect garbage is a long task
+        run.interrupt()
+        run.settled(60)
     page.close()
     return [
         at_most(
@@ -127,7 +163,22 @@ def crowd(browser: Browser, lab: Lab) -> list[Row]:
             drawn,
             1.5 * empty,
             milliseconds,
-            f"empty JupyterLab {milliseconds(empty)}; tasks over 50 ms: {long}",
+            f"empty JupyterLab {milliseconds(empty)}",
+        ),
+        at_most(
+            "their panel, from its opening: tasks over 50 ms",
+            len(long),
+            0,
+            "{:.0f}".format,
+            ", ".join(f"{each:.0f} ms" for each in long),
+        ),
+        at_most("their changes, in messages a second to a browser", told, 10, "{:.1f}".format),
+        at_most(
+            f"their page's memory after {WATCHED:.0f} s, as a share of that before",
+            held[-1] / held[0],
+            1.1,
+            "{:.2f}".format,
+            f"{held[0] / 1e6:.1f} MB, at most {max(held) / 1e6:.1f} MB",
         ),
         at_most("their gateway, in cores", share, 0.5, lambda value: f"{value:.2f}"),
     ]
@@ -186,12 +237,13 @@ def run() -> list[Row]:
 
 VIEWS = Bench(
     name="views",
-    limit=280,
+    limit=280 + int(WATCHED),
     how=(
         f"A real JupyterLab in Chromium, on the same cores as all else. 4 ranks report the time as their step {TICKS} "
         "times; the page looks at each frame which number each row shows, so the delay is to the frame that has it. "
         f"{RANKS:,} ranks: the real gateway and server, agents whose workers exist in words only, each of which tells "
-        f"of a step, a metric and its use 4 times a second; frames are looked at for {LOOKED:.0f} s. tqdm: "
+        f"of a step, a metric and its use 4 times a second; frames are looked at for {LOOKED:.0f} s, and the "
+        f"memory of the page, after a collection of garbage, for {WATCHED:.0f} s (`WATCH_SECONDS`). tqdm: "
         f"{STEPS_EACH:,} iterations that do nothing, {LOOPS} times by turns with a bar that writes to /dev/null; "
         "the least time of the processor of each."
     ),
