@@ -15,7 +15,7 @@ import zmq
 from modal_magic import protocol as p
 from modal_magic.gateway import Gateway
 from modal_magic.links.link import Keys, allow_only, serve
-from modal_magic.links.waiting import Waiter, readiness
+from modal_magic.links.waiting import READ, Waiter, readiness
 from modal_magic.specs import GatewaySpec, GatewayUp
 
 __all__ = ["run_gateway"]
@@ -42,7 +42,7 @@ class SocketDoor:
 
     def waiting(self) -> bool:
         """See `Door`."""
-        return bool(readiness(self.socket) & zmq.POLLIN)
+        return bool(readiness(self.socket) & READ)
 
     def drain(self, take: Callable[[bytes, list[bytes]], None]) -> None:
         """Hand over what has come. Noise costs its peer the message, and the session nothing."""

@@ -15,7 +15,7 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic.links.link import Keys, connect
-from modal_magic.links.waiting import Waiter, readiness
+from modal_magic.links.waiting import READ, Waiter, readiness
 
 __all__ = ["Link", "LinkThread"]
 
@@ -148,12 +148,12 @@ class LinkThread:
             # Before the jobs are taken: what comes from now on rings again. In every turn, for an interrupt may have
             # come between this note and the bell.
             self._rung = False
-            if readiness(bell) & zmq.POLLIN:
+            if readiness(bell) & READ:
                 bell.recv()
             while self._jobs:
                 self._jobs.popleft()()
             for link in list(self._links):
-                if readiness(link.socket) & zmq.POLLIN:
+                if readiness(link.socket) & READ:
                     self._guarded(link, functools.partial(self._receive, link))
         for link in list(self._links):
             self._drop(link)
@@ -185,7 +185,7 @@ class LinkThread:
             link.on_silence(0.0)
         for _ in range(100):
             link.on_frames(link.socket.recv_multipart(zmq.DONTWAIT))
-            if link not in self._links or not readiness(link.socket) & zmq.POLLIN:
+            if link not in self._links or not readiness(link.socket) & READ:
                 return
 
     def _beat(self, now: float, late: float) -> None:
@@ -197,6 +197,6 @@ class LinkThread:
             if silence <= p.SILENCE_SECONDS:
                 link.socket.send(beat, zmq.DONTWAIT)
             # Only silence with nothing left to read is silence: a busy kernel may itself have been late.
-            elif not readiness(link.socket) & zmq.POLLIN:
+            elif not readiness(link.socket) & READ:
                 link.silent = True
                 self._guarded(link, functools.partial(link.on_silence, silence))

@@ -10,10 +10,12 @@ import zmq
 __all__ = ["READ", "WRITE", "Waiter", "readiness"]
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+"""What can be done with a descriptor or a socket, as bits. They are those of ZeroMQ too, whose own are slow to use:
+each `&` with a member of an enumeration makes another."""
 
 
 def readiness(socket: zmq.Socket[bytes]) -> int:
-    """What can be done with a socket at once: `zmq.POLLIN`, `zmq.POLLOUT` or both, as bits."""
+    """What can be done with a socket at once: `READ`, `WRITE` or both."""
     return int(socket.get(zmq.EVENTS))
 
 
@@ -53,7 +55,7 @@ class Waiter:
             change(descriptor, events)
         self._wanted = dict(wanted)
 
-    def wait(self, seconds: float, wanted: int = zmq.POLLIN) -> dict[int, int]:
+    def wait(self, seconds: float, wanted: int = READ) -> dict[int, int]:
         """Wait so long at most, and say what can be done with which descriptor.
 
         It ends early when a socket can do one of the things in `wanted`: `readiness` says which, and may say that none

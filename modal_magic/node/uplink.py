@@ -10,7 +10,7 @@ import zmq
 
 from modal_magic import protocol as p
 from modal_magic.links.delivery import Delivery
-from modal_magic.links.waiting import readiness
+from modal_magic.links.waiting import READ, WRITE, readiness
 
 __all__ = ["Uplink"]
 
@@ -62,7 +62,7 @@ class Uplink:
 
     def orders(self) -> Iterator[p.Order]:
         """The orders that have come."""
-        while readiness(self.socket) & zmq.POLLIN:
+        while readiness(self.socket) & READ:
             try:
                 frames = self.socket.recv_multipart(zmq.DONTWAIT)
             except zmq.Again:
@@ -79,11 +79,11 @@ class Uplink:
     @property
     def awaits(self) -> int:
         """What the socket is to be waited for."""
-        return zmq.POLLIN | zmq.POLLOUT if self.line.behind else zmq.POLLIN
+        return READ | WRITE if self.line.behind else READ
 
     def is_dead(self, now: float) -> bool:
         """Whether the gateway has been silent for too long.
 
         Silence with something left to read is our own lateness: the whole node may have been stopped for a while.
         """
-        return now - self.heard > p.DEAD_MAN_SECONDS and not readiness(self.socket) & zmq.POLLIN
+        return now - self.heard > p.DEAD_MAN_SECONDS and not readiness(self.socket) & READ

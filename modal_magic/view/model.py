@@ -114,7 +114,10 @@ class RunView:
 
     def rank(self, number: int) -> RankView:
         """The view of one rank, made where it is new."""
-        return self.ranks.setdefault(number, RankView(number))
+        view = self.ranks.get(number)
+        if view is None:
+            view = self.ranks[number] = RankView(number)
+        return view
 
     def apply(self, event: p.Event | p.LiveEvent, at: float = 0.0) -> None:
         """Take in an event of the session, and when it was; those of other runs change nothing."""
