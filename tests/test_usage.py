@@ -56,7 +56,7 @@ def test_a_rank_is_sampled_twice_a_second_while_it_runs_a_cell_and_not_after(wor
 def test_a_rank_that_does_not_answer_is_asked_once_and_shown_nowhere(worker: RankProcess) -> None:
     for _ in range(1000):
         worker.sample(SAMPLE)
-    assert len(worker.outgoing) == 0, "one question fits in any socket"
+    assert len(worker.control.rest) == 0, "one question fits in any socket"
     assert worker.where is None
 
 

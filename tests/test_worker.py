@@ -27,18 +27,23 @@ import os, socket, sys
 import msgspec
 from modal_magic.node.worker import run_worker
 from modal_magic.specs import WorkerSpec
-control, lifeline = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+lines = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
 spec = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=WorkerSpec)
-run_worker(spec, control, lifeline, os.dup(1), os.dup(2))
+run_worker(spec, *lines, os.dup(1), os.dup(2))
 """
 
 
 @contextmanager
-def worker(code: int = 0, spec: WorkerSpec = SPEC) -> Iterator[Channel]:
-    """The agent's end of a worker's channel. The worker is gone after it, and has ended with this code."""
+def worker(code: int = 0, spec: WorkerSpec = SPEC) -> Iterator[tuple[Channel, Channel]]:
+    """The agent's ends of a worker's lines: what is said and heard at any time, and what is to be done.
+
+    The worker is gone after it, and has ended with this code.
+    """
     control, its_control = socket.socketpair()
+    tasks, its_tasks = socket.socketpair()
     lifeline, its_lifeline = socket.socketpair()
-    numbers = [its_control.fileno(), its_lifeline.fileno()]
+    theirs = its_control, its_tasks, its_lifeline
+    numbers = [one.fileno() for one in theirs]
     born = subprocess.Popen(
         [sys.executable, "-c", BIRTH, *map(str, numbers)],
         stdin=subprocess.PIPE,
@@ -47,15 +52,16 @@ def worker(code: int = 0, spec: WorkerSpec = SPEC) -> Iterator[Channel]:
         pass_fds=numbers,
         start_new_session=True,
     )
-    with born, control, lifeline, its_control, its_lifeline:
-        its_control.close()
-        its_lifeline.close()
+    with born, control, tasks, lifeline:
+        for one in theirs:
+            one.close()
         assert born.stdin is not None
         born.stdin.write(msgspec.msgpack.encode(spec))
         born.stdin.close()
-        yield Channel(control)
+        yield Channel(control), Channel(tasks)
         with contextlib.suppress(BrokenPipeError):
-            Channel(control).send(p.Exit())
+            for line in (control, tasks):
+                Channel(line).send(p.Exit())
         assert born.wait(20) == code
 
 
@@ -69,18 +75,39 @@ def until(channel: Channel, *kinds: type[p.Message]) -> p.Message:
 
 
 def test_an_interrupt_of_one_attempt_does_not_end_the_next() -> None:
-    with worker() as channel:
+    with worker() as (channel, tasks):
         until(channel, p.Grouped)
-        channel.send(p.Execute("r", "kept = 1", 1, 1))
+        tasks.send(p.Execute("r", "kept = 1", 1, 1))
         until(channel, p.Finished)
-        channel.send(p.Interrupt("r"))  # it comes when the attempt is over, and its agent has not heard of that
-        channel.send(p.Execute("r", "assert kept == 1; 1 / 0", 1, 1, 2))
+        channel.send(p.Interrupt("r", 1))  # it comes when the attempt is over, and its agent has not heard of that
+        tasks.send(p.Execute("r", "assert kept == 1; 1 / 0", 1, 1, 2))
         ended = until(channel, p.Finished, p.Interrupted, p.Failed)
         assert isinstance(ended, p.Failed) and ended.error.name == "ZeroDivisionError"
 
 
+def test_an_interrupt_that_comes_before_its_cell_keeps_that_from_beginning() -> None:
+    with worker() as (channel, tasks):
+        until(channel, p.Grouped)
+        channel.send(p.Interrupt("r", 2))
+        channel.send(p.TakeStack("heard", 0))
+        until(channel, p.StackTaken)
+        tasks.send(p.Execute("r", "1 / 0", 1, 1, 2))
+        ended = until(channel, p.Finished, p.Interrupted, p.Failed)
+        assert isinstance(ended, p.Interrupted) and ended.where == "before it began"
+
+
+def test_what_a_cell_forks_and_lets_run_out_of_it_takes_no_cells() -> None:
+    with worker() as (channel, tasks):
+        until(channel, p.Grouped)
+        tasks.send(p.Execute("a", "import os; parent = os.getpid(); child = os.fork()", 1, 1))
+        until(channel, p.Finished)
+        tasks.send(p.Execute("b", "import os; assert os.getpid() == parent; assert os.waitpid(child, 0)[1] == 0", 1, 1))
+        ended = until(channel, p.Finished, p.Interrupted, p.Failed)
+        assert isinstance(ended, p.Finished) and ended.run == "b"
+
+
 def test_a_rank_that_cannot_be_spoken_to_any_more_ends() -> None:
-    with worker(code=70) as channel:
+    with worker(code=70) as (channel, _):
         until(channel, p.Grouped)
         channel.socket.sendall((3).to_bytes(4, "little") + b"\xc1\xc1\xc1")
         while channel.receive() is not None:
@@ -100,9 +127,9 @@ display(Shown(), display_id=7)
 
 
 def test_what_is_displayed_may_be_made_of_numpy_s_numbers_and_of_a_library_s_own_strings() -> None:
-    with worker() as channel:
+    with worker() as (channel, tasks):
         until(channel, p.Grouped)
-        channel.send(p.Execute("r", SHOWN, 1, 1))
+        tasks.send(p.Execute("r", SHOWN, 1, 1))
         shown = until(channel, p.Display, p.Failed)
         assert isinstance(shown, p.Display), shown
         channel.send(p.Taken())
@@ -115,7 +142,7 @@ def test_what_is_displayed_may_be_made_of_numpy_s_numbers_and_of_a_library_s_own
 def test_a_rank_that_waits_for_its_group_ends_when_it_is_told_to() -> None:
     with open_store("127.0.0.1", "alone") as store:
         place = p.Place(0, {**PLACE.environment, "WORLD_SIZE": "2"}, "cpu")
-        with worker(spec=WorkerSpec("alone", place, 1, store, "torch")) as channel:
+        with worker(spec=WorkerSpec("alone", place, 1, store, "torch")) as (channel, _):
             until(channel, p.Launched)
 
 

@@ -109,9 +109,11 @@ class Agent:
             wanted[self.zygote.socket.fileno()] = READ
         for worker in self.workers.values():
             descriptor = worker.channel.socket.fileno()
-            events = (READ if writable and descriptor in self.readers else 0) | (WRITE if worker.outgoing else 0)
+            events = (READ if writable and descriptor in self.readers else 0) | (WRITE if worker.control.rest else 0)
             if events:
                 wanted[descriptor] = events
+            if worker.tasks.rest:
+                wanted[worker.tasks.socket.fileno()] = WRITE
             # A pipe whose text waits for company is read when that is over: one that is flooded would wake us per line.
             for pipe in worker.pipes:
                 if writable and not pipe.ended and pipe.flush_at is None:
@@ -123,9 +125,9 @@ class Agent:
         if not ready:
             return
         for worker in list(self.workers.values()):
-            events = ready.get(worker.channel.socket.fileno(), 0)
-            if events & WRITE:
-                worker.push()
+            for outbox in (worker.control, worker.tasks):
+                if outbox.rest and ready.get(outbox.socket.fileno(), 0) & WRITE:
+                    outbox.push()
         for descriptor, events in ready.items():
             if events & READ and descriptor in self.readers:
                 self.readers[descriptor]()
@@ -155,6 +157,9 @@ class Agent:
                 self.give_up(
                     worker, f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
                 )
+            if worker.speak_at is not None and now >= worker.speak_at:
+                worker.speak_at = None
+                worker.give(p.Speak())
             for request in [request for request, due in worker.asked.items() if now >= due]:
                 del worker.asked[request]
                 self.gateway.emit(p.StackTaken(worker.rank, request, None, [], silence(worker.pid)))
@@ -209,13 +214,12 @@ class Agent:
                 for worker in self.chosen(ranks):
                     # What is in the pipes now was written before this run and belongs to the one before it.
                     self.gateway.emit(*worker.output(time.monotonic()))
-                    worker.run, worker.owes, worker.where = task.run, True, None
-                    worker.give(task)
+                    worker.begin(task, time.monotonic())
                 self.usage.begin(time.monotonic())
             case p.InterruptRanks(ranks=ranks, run=run):
                 for worker in self.chosen(ranks):
                     if worker.run == run and worker.owes:
-                        worker.give(p.Interrupt(run))
+                        worker.give(p.Interrupt(run, worker.attempt))
                         now = time.monotonic()
                         worker.leave_by(now + LEAVE_SECONDS, now + DOUBT_SECONDS)
             case p.RegroupRanks(ranks=ranks, generation=generation, together=together):
@@ -311,7 +315,7 @@ class Agent:
             if isinstance(event, p.Launched):
                 worker.launched = True
             elif isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
-                worker.owes, worker.kill_at = False, None
+                worker.owes, worker.kill_at, worker.speak_at = False, None, None
             if isinstance(event, p.StackTaken) and event.request == SAMPLE:
                 worker.where, worker.sampled = event.where, True
                 continue

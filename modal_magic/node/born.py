@@ -59,8 +59,8 @@ def _be_agent(spec: AgentSpec, descriptor: int) -> None:
 def _be_worker(spec: WorkerSpec, descriptors: list[int]) -> None:
     from modal_magic.node.worker import run_worker
 
-    control, lifeline, stdout, stderr = descriptors
-    run_worker(spec, socket.socket(fileno=control), socket.socket(fileno=lifeline), stdout, stderr)
+    control, tasks, lifeline = (socket.socket(fileno=descriptor) for descriptor in descriptors[:3])
+    run_worker(spec, control, tasks, lifeline, *descriptors[3:])
 
 
 def main() -> None:

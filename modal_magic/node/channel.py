@@ -55,7 +55,9 @@ class Channel:
                 self.socket.sendall(posted)
 
     def receive(self) -> list[bytes] | None:
-        """The messages that have come, waiting for some where the socket blocks. None: the other end is gone."""
+        """The messages that have come, waiting for some where the socket blocks. None: nobody speaks to us any more."""
+        if self.disowned:
+            return None
         try:
             data = self.socket.recv(1 << 18)
         except BlockingIOError:
@@ -80,7 +82,7 @@ class Channel:
         return split(self._buffer)
 
     def disown(self) -> None:
-        """In a child that a rank forked: say nothing more, for the socket is the parent's."""
+        """In a child that a rank forked: say and hear nothing more, for the socket is the parent's."""
         self._lock = threading.Lock()
         self.disowned = True
 

@@ -16,32 +16,66 @@ from modal_magic.node.channel import Channel
 from modal_magic.node.pipes import OutputPipe, open_pipe
 from modal_magic.node.silent import processor_ticks
 
-__all__ = ["RankProcess", "cause_of_death", "open_lines"]
+__all__ = ["LINES", "RankProcess", "cause_of_death", "open_lines"]
+
+SPEAK_SECONDS = 0.02
+"""After so long a worker that has a cell is asked to say that it has begun. Most cells of a notebook end at once, and
+then nobody needs to hear of that."""
+LINES = 5
+"""How many descriptors of its own a worker is given: `open_lines` has them in the order in which it takes them."""
+
+
+@dataclass(slots=True)
+class Outbox:
+    """What one of a worker's threads is told. `rest` is what it has not read yet: an agent waits for no rank."""
+
+    socket: socket.socket
+    rest: bytearray = field(default_factory=bytearray)
+
+    def give(self, task: p.Task) -> None:
+        """Have a task sent, after those that are not yet read."""
+        self.rest += frame(task)
+        self.push()
+
+    def push(self) -> None:
+        """Send as much as the socket takes now. One that is gone will be reported by the zygote."""
+        try:
+            while self.rest:
+                del self.rest[: self.socket.send(self.rest)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.rest.clear()
 
 
 @dataclass(eq=False, slots=True)
 class RankProcess:
-    """A worker seen from outside. `outgoing` is what it has not read yet: an agent waits for no rank.
+    """A worker seen from outside. Its main thread reads `tasks` when it has nothing to do, and its control thread
+    `control` at any time: so a short cell wakes one of the two.
 
     `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer. `where` is
-    where the rank was at the last sample, and `sampled` says that this has been answered. At `doubt_at` its agent looks
-    whether one that was told to leave its run can hear that at all.
+    where the rank was at the last sample, and `sampled` says that this has been answered. At `speak_at` it
+    is asked to say that it has begun its cell, and at `doubt_at` its agent looks whether one that was told to leave its
+    run can hear that at all.
     """
 
     rank: int
     channel: Channel
+    control: Outbox
+    tasks: Outbox
     lifeline: socket.socket
     pipes: tuple[OutputPipe, OutputPipe]
     pid: int = 0
     launched: bool = False
     run: str = ""
+    attempt: int = 1
     owes: bool = False
+    speak_at: float | None = None
     kill_at: float | None = None
     doubt_at: float | None = None
     ticks: int = -1
     verdict: str = ""
     forced: bool = False
-    outgoing: bytearray = field(default_factory=bytearray)
     asked: dict[str, float] = field(default_factory=dict)
     unanswered: int = 0
     where: p.Whereabouts | None = None
@@ -52,20 +86,17 @@ class RankProcess:
         for pipe in self.pipes:
             self.peek.register(pipe.descriptor, select.POLLIN)
 
-    def give(self, task: p.Task) -> None:
-        """Have a task sent, after those that are not yet read."""
-        self.outgoing += frame(task)
-        self.push()
+    def begin(self, task: p.Execute, now: float) -> None:
+        """Have a cell run. If it has not ended in a moment, the word that it has begun is asked for."""
+        self.run, self.attempt, self.owes, self.where = task.run, task.attempt, True, None
+        self.speak_at = now + SPEAK_SECONDS
+        self.tasks.give(task)
 
-    def push(self) -> None:
-        """Send as much as the socket takes now. One that is gone will be reported by the zygote."""
-        try:
-            while self.outgoing:
-                del self.outgoing[: self.channel.socket.send(self.outgoing)]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.outgoing.clear()
+    def give(self, task: p.Task) -> None:
+        """Have the control thread told; what the main thread is to do as well, goes to both."""
+        self.control.give(task)
+        if isinstance(task, p.Regroup | p.Exit):
+            self.tasks.give(task)
 
     def sample(self, request: str) -> None:
         """Ask where the rank is, for the views; one that has not answered is not asked again."""
@@ -87,7 +118,8 @@ class RankProcess:
 
     def due(self) -> float:
         """When something is due of this rank that no message will announce (monotonic seconds)."""
-        moments = [*self.asked.values(), *(pipe.flush_at for pipe in self.pipes), self.kill_at, self.doubt_at]
+        moments = [*self.asked.values(), *(pipe.flush_at for pipe in self.pipes)]
+        moments += [self.kill_at, self.doubt_at, self.speak_at]
         return min((moment for moment in moments if moment is not None), default=math.inf)
 
     def alive(self) -> p.Alive:
@@ -113,18 +145,21 @@ class RankProcess:
         for pipe in self.pipes:
             pipe.close()
         self.channel.close()
+        self.tasks.socket.close()
         self.lifeline.close()
 
 
 def open_lines(rank: int) -> tuple[RankProcess, list[int]]:
     """The lines to a worker that is to be forked: our ends, and the descriptors of its own, which the caller closes."""
     control, control_there = socket.socketpair()
+    tasks, tasks_there = socket.socketpair()
     lifeline, lifeline_there = socket.socketpair()
     stdout, stdout_there = open_pipe("stdout")
     stderr, stderr_there = open_pipe("stderr")
     control.setblocking(False)
-    there = [control_there.detach(), lifeline_there.detach(), stdout_there, stderr_there]
-    return RankProcess(rank, Channel(control), lifeline, (stdout, stderr)), there
+    tasks.setblocking(False)
+    there = [control_there.detach(), tasks_there.detach(), lifeline_there.detach(), stdout_there, stderr_there]
+    return RankProcess(rank, Channel(control), Outbox(control), Outbox(tasks), lifeline, (stdout, stderr)), there
 
 
 def cause_of_death(status: int) -> str:

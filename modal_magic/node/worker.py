@@ -8,7 +8,6 @@ import contextlib
 import math
 import os
 import queue
-import select
 import signal
 import socket
 import sys
@@ -33,8 +32,6 @@ from modal_magic.specs import WorkerSpec
 
 __all__ = ["run_worker"]
 
-POST_SECONDS = 0.02
-"""How long the word that a cell has begun waits for the word that it has ended."""
 POLITE_SECONDS = 0.1
 """How long a signal alone is tried on a rank before the connections of its process groups are cut."""
 TAKEN_SECONDS = 1.0
@@ -43,38 +40,60 @@ AGAIN_SECONDS = 1.0
 """A rank that has heard the signal and is still in the run then, hears it once more before its agent kills it."""
 
 
+Attempt = tuple[str, int]
+"""A run, and which attempt of it."""
+NOTHING: Attempt = "", 0
+
+
 @dataclass(slots=True, repr=False)  # `signal.signal` shows the handler before, with whose method it is, at each cell
 class Worker:
-    """A rank. The main thread takes tasks from `inbox`; the control thread fills it and interrupts."""
+    """A rank. The main thread takes one task after the other; the control thread hears of what cannot wait for that,
+    and interrupts.
+
+    Each has a line of its own to the agent, so that a short cell wakes one thread. Which of the two hears first of what
+    concerns both does not matter: an interrupt names the attempt of the run that it is meant for.
+    """
 
     rank: int
+    tasks: Channel
     channel: Channel
     shell: RankShell
     framework: Framework
     anew: bool
     sampler: Sampler
-    inbox: queue.SimpleQueue[p.Task] = field(default_factory=queue.SimpleQueue)
     taken: queue.SimpleQueue[p.Taken] = field(default_factory=queue.SimpleQueue)
-    running: str = ""
+    doing: Attempt = NOTHING
     signal_due: bool = False
     saying: bool = False
     interrupted_while_saying: bool = False
-    unwanted: set[str] = field(default_factory=set)
+    unwanted: set[Attempt] = field(default_factory=set)
+
+    @property
+    def running(self) -> str:
+        """The run whose cell is being run; empty where there is none."""
+        return self.doing[0]
+
+    @property
+    def unwelcome(self) -> bool:
+        """Whether what is being run is to be left."""
+        return self.doing in self.unwanted
 
     # -- the main thread
 
     def serve(self) -> None:
         """Do one task after the other until told to end."""
-        while True:
-            match self.inbox.get():
-                case p.Execute() as task:
-                    self.execute(task)
-                case p.Regroup(generation=generation, together=together):
-                    self.join(generation, together)
-                case p.Exit(preempted=preempted):
-                    if preempted:
-                        self.save()
-                    return
+        while (messages := self.tasks.receive()) is not None:
+            for data in messages:
+                match p.decode_task(data):
+                    case p.Execute() as task:
+                        self.execute(task)
+                    case p.Regroup(generation=generation, together=together):
+                        self.join(generation, together)
+                    case p.Exit(preempted=preempted):
+                        if preempted:
+                            self.save()
+                        return
+        os._exit(0)  # no agent, no rank; nor is one what a rank has forked and let run out of its cell
 
     def join(self, generation: int, together: bool = True) -> None:
         """Join the process group of a generation, or be without one, and say how that went."""
@@ -94,24 +113,25 @@ class Worker:
         """Run a cell. Whatever it does, exactly one end is reported."""
         began = time.monotonic()
         end: tuple[Any, ...] = ("interrupted", "before it began")
-        if task.run not in self.unwanted:
+        attempt = task.run, task.attempt
+        if attempt not in self.unwanted:
             # Most cells of a notebook end at once: then nobody needs to hear that they have begun.
             self.channel.post(p.Started(self.rank, task.run))
             os.environ["TORCHELASTIC_RESTART_COUNT"] = str(task.attempt - 1)  # where scripts for torchrun look
             self.framework.begin(task.run)
             self.shell.reporter.begin()
             signal.signal(signal.SIGINT, self.on_signal)  # a cell before may have left another: pdb's `continue` does
-            self.running = task.run
+            self.doing = attempt
             try:
-                if task.run not in self.unwanted:  # an interrupt may have come while we made ready
+                if attempt not in self.unwanted:  # an interrupt may have come while we made ready
                     end = self.run_cell(task)
                     self.shell.reporter.finish()
             except KeyboardInterrupt as error:  # the signal came between the cell and our own frames
-                self.running = ""  # another one has nothing more to end
+                self.doing = NOTHING  # another one has nothing more to end
                 end = ("interrupted", where_interrupted(error, self.framework.collective))
             finally:
-                self.running = ""
-        self.unwanted.discard(task.run)
+                self.doing = NOTHING
+        self.unwanted.discard(attempt)
         with contextlib.suppress(Exception):
             sys.stdout.flush()
             sys.stderr.flush()
@@ -158,7 +178,7 @@ class Worker:
         """Whether an error of the cell is only what our own interrupt made of it. What it awaits is cancelled."""
         freed = isinstance(error, KeyboardInterrupt | asyncio.CancelledError)
         ours = freed or self.framework.kind_of(error) == "communication"
-        return ours and self.running in self.unwanted
+        return ours and self.unwelcome
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGINT means something only to the run that is to be left, and not to one that has failed already.
@@ -168,7 +188,7 @@ class Worker:
         if not self.signal_due:  # the group's signal and our own are one interrupt
             return
         self.signal_due = False
-        if self.running and self.running in self.unwanted and not (self.shell.has_raised and not in_cell(frame)):
+        if self.running and self.unwelcome and not (self.shell.has_raised and not in_cell(frame)):
             if not self.saying:
                 raise KeyboardInterrupt
             self.interrupted_while_saying = True
@@ -213,37 +233,26 @@ class Worker:
 
     def obey(self) -> None:
         """Do what the agent says, one thing after the other; without an agent there is no rank."""
-        posted = False
-        while True:
-            if posted and not select.select([self.channel.socket], [], [], POST_SECONDS)[0]:
-                posted = False
-                self.channel.flush()
-                continue
-            messages = self.channel.receive()
-            if messages is None:
-                os._exit(0)
+        while (messages := self.channel.receive()) is not None:
             for data in messages:
                 match task := p.decode_task(data):
-                    case p.Interrupt(run=run):
-                        self.interrupt(run)
+                    case p.Interrupt(run=run, attempt=attempt):
+                        self.interrupt((run, attempt))
                     case p.TakeStack(request=request, depth=depth):
                         self.channel.send(self.stack_taken(request, depth))
                     case p.Taken():
                         self.taken.put(task)
+                    case p.Speak():
+                        self.channel.flush()
                     case p.Exit(preempted=preempted):
-                        self.unwanted.add(self.running)
+                        self.unwanted.add(doing := self.doing)
                         self.framework.supersede(sys.maxsize)  # it may wait for a group that nobody needs any more
                         self.send_sigint(children=True)
-                        if preempted and self.running:  # it may wait in C++ for a rank that goes on
-                            self.look_again(self.running, time.monotonic() + AGAIN_SECONDS)
-                        self.inbox.put(task)
+                        if preempted and doing != NOTHING:  # it may wait in C++ for a rank that goes on
+                            self.look_again(doing, time.monotonic() + AGAIN_SECONDS)
                     case p.Regroup(generation=generation):
                         self.framework.supersede(generation)
-                        self.inbox.put(task)
-                    case p.Execute(run=run):
-                        self.unwanted.discard(run)  # an interrupt before it was meant for an earlier attempt
-                        self.inbox.put(task)
-                        posted = True
+        os._exit(0)
 
     def stack_taken(self, request: str, depth: int) -> p.StackTaken:
         """Where the main thread is. It goes on meanwhile, so looking at it may fail."""
@@ -252,23 +261,23 @@ class Worker:
         except Exception as error:
             return p.StackTaken(self.rank, request, None, [], f"cannot be looked at: {type(error).__name__}: {error}")
 
-    def interrupt(self, run: str) -> None:
+    def interrupt(self, attempt: Attempt) -> None:
         """Have the main thread leave a run, begun or not: by a signal, then by cutting what it waits for."""
-        self.unwanted.add(run)
-        if self.running == run:
+        self.unwanted.add(attempt)
+        if self.doing == attempt:
             self.send_sigint(children=True)
-            self.look_again(run, time.monotonic() + AGAIN_SECONDS)
+            self.look_again(attempt, time.monotonic() + AGAIN_SECONDS)
 
-    def look_again(self, run: str, again_at: float) -> None:
+    def look_again(self, attempt: Attempt, again_at: float) -> None:
         """Have `insist` look in a moment whether the main thread has left the run."""
-        threading.Timer(POLITE_SECONDS, self.insist, [run, again_at]).start()
+        threading.Timer(POLITE_SECONDS, self.insist, [attempt, again_at]).start()
 
-    def insist(self, run: str, again_at: float) -> None:
+    def insist(self, attempt: Attempt, again_at: float) -> None:
         """Cut what the main thread waits for in C++, until it has left the run; a second signal comes at `again_at`.
 
         One that has heard the signal may be saving what it has, as scripts do on KeyboardInterrupt, so it is let be.
         """
-        if self.running != run or run not in self.unwanted:
+        if self.doing != attempt or not self.unwelcome:
             return
         heard = not self.signal_due
         if not heard or self.waits():
@@ -276,7 +285,7 @@ class Worker:
         if not heard or time.monotonic() >= again_at:
             self.send_sigint(children=False)
             again_at = math.inf if heard else again_at
-        self.look_again(run, again_at)
+        self.look_again(attempt, again_at)
 
     def waits(self) -> bool:
         """Whether the main thread is in a collective. It goes on meanwhile, so looking at it may fail."""
@@ -295,14 +304,17 @@ class Worker:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket, stdout: int, stderr: int) -> None:
+def run_worker(
+    spec: WorkerSpec, control: socket.socket, tasks: socket.socket, lifeline: socket.socket, stdout: int, stderr: int
+) -> None:
     """Be a rank until told to end, or until the agent is gone."""
     die_with(lifeline)
     rank = spec.place.rank
     stdio.redirect(stdout, stderr)
     os.environ.update(spec.place.environment)
-    channel = Channel(control)
-    os.register_at_fork(after_in_child=channel.disown)
+    channel, inbox = Channel(control), Channel(tasks)
+    for line in (channel, inbox):
+        os.register_at_fork(after_in_child=line.disown)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     framework = prepare(spec)
     framework.reseed()
@@ -315,7 +327,7 @@ def run_worker(spec: WorkerSpec, control: socket.socket, lifeline: socket.socket
     outlet: list[Worker] = []
     shell = make_shell(lambda shown: outlet[0].display(shown), namespace)
     sampler = Sampler(framework, threading.get_ident())
-    worker = Worker(rank, channel, shell, framework, spec.place.anew, sampler)
+    worker = Worker(rank, inbox, channel, shell, framework, spec.place.anew, sampler)
     outlet.append(worker)
     shell.hush = worker.was_freed
     shell.plain = lambda error: framework.kind_of(error) == "communication"

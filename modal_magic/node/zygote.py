@@ -26,7 +26,7 @@ from modal_magic.node import orphans
 from modal_magic.node.birth import bear
 from modal_magic.node.channel import Channel
 from modal_magic.node.preimports import preimport
-from modal_magic.node.rank_process import cause_of_death
+from modal_magic.node.rank_process import LINES, cause_of_death
 from modal_magic.protocol import Message
 from modal_magic.specs import (
     AgentSpec,
@@ -223,7 +223,7 @@ def from_agent(zygote: Zygote, agent: Channel) -> None:
     for packed in words:
         word = decode_agent_word(packed)
         if isinstance(word, Fork):
-            chosen, agent.descriptors = agent.descriptors[:4], agent.descriptors[4:]
+            chosen, agent.descriptors = agent.descriptors[:LINES], agent.descriptors[LINES:]
             pid, warning = bear("worker", word.spec, chosen, zygote.leave)
             for descriptor in chosen:
                 os.close(descriptor)

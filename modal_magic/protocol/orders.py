@@ -25,9 +25,10 @@ class Execute(Message):
 
 
 class Interrupt(Message):
-    """Leave the run, begun or not."""
+    """Leave this attempt of the run, begun or not."""
 
     run: str
+    attempt: int = 1
 
 
 class Regroup(Message):
@@ -57,7 +58,11 @@ class Exit(Message):
     preempted: bool = False
 
 
-Task = Execute | Interrupt | Regroup | TakeStack | Taken | Exit
+class Speak(Message):
+    """Say what you have left to go with your next word: that may be long in coming."""
+
+
+Task = Execute | Interrupt | Regroup | TakeStack | Taken | Speak | Exit
 
 
 # ---- orders and reports: gateway ⇄ agent -----------------------------------------------------------------------------

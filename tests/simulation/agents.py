@@ -21,6 +21,7 @@ class Place:
     rank: Rank
     launched: bool = False
     run: str = ""
+    attempt: int = 1
     owes: bool = False
     kill_at: float | None = None
     verdict: str = ""
@@ -113,12 +114,12 @@ class Agent:
                     self.launch(place.rank, generation)
             case p.Submit(ranks=ranks, task=task):
                 for here in self.chosen(ranks):
-                    here.run, here.owes = task.run, True
+                    here.run, here.attempt, here.owes = task.run, task.attempt, True
                     here.rank.take(task)
             case p.InterruptRanks(ranks=ranks, run=run):
                 for here in self.chosen(ranks):
                     if here.run == run and here.owes:
-                        here.rank.take(p.Interrupt(run))
+                        here.rank.take(p.Interrupt(run, here.attempt))
                         if here.owes and here.kill_at is None:
                             here.kill_at = self.world.now + LEAVE_SECONDS
                             self.world.after(LEAVE_SECONDS, self.too_late, here, here.kill_at)

@@ -73,7 +73,7 @@ class Rank:
         self.busy = True
         self.running = ""
         self.attempt = 1
-        self.unwanted: set[str] = set()
+        self.unwanted: set[tuple[str, int]] = set()
         self.steps: deque[Step] = deque()
         self.here: Step | None = None
         self.leaving = False
@@ -82,6 +82,11 @@ class Rank:
         self.stuck = False
         self.heard_stuck: list[p.Task] = []
         self.lines = self.calls = 0
+
+    @property
+    def doing(self) -> tuple[str, int]:
+        """The run whose cell is being run, and which attempt of it."""
+        return self.running, self.attempt
 
     # -- the control thread
 
@@ -93,21 +98,19 @@ class Rank:
             self.heard_stuck.append(task)
             return
         match task:
-            case p.Interrupt(run=run):
-                self.unwanted.add(run)
-                if self.running == run:
+            case p.Interrupt(run=run, attempt=attempt):
+                self.unwanted.add((run, attempt))
+                if self.doing == (run, attempt):
                     self.signal()
-                    self.world.after(POLITE_SECONDS, self.insist, run)
+                    self.world.after(POLITE_SECONDS, self.insist, run, attempt)
             case p.Exit():
-                self.unwanted.add(self.running)
+                self.unwanted.add(self.doing)
                 self.signal()
                 self.inbox.append(task)
                 self.next()
             case _:
                 if isinstance(task, p.Regroup):
                     self.supersede(task.generation)
-                elif isinstance(task, p.Execute):
-                    self.unwanted.discard(task.run)  # an interrupt before it was meant for an earlier attempt
                 self.inbox.append(task)
                 self.next()
 
@@ -128,7 +131,7 @@ class Rank:
 
     def signal(self) -> None:
         """SIGINT: the main thread leaves the run if Python runs there."""
-        if not self.running or self.running not in self.unwanted or self.here is None:
+        if not self.running or self.doing not in self.unwanted or self.here is None:
             return
         if self.here.kind == "stubborn" and not self.leaving:
             self.leaving = True
@@ -137,9 +140,9 @@ class Rank:
         elif self.here.kind == "compute":
             self.leave(self.token)
 
-    def insist(self, run: str) -> None:
+    def insist(self, run: str, attempt: int) -> None:
         """The signal was not enough: cut the connections of the group, and signal again."""
-        if not self.alive or self.stuck or self.running != run or run not in self.unwanted:
+        if not self.alive or self.stuck or self.doing != (run, attempt) or self.doing not in self.unwanted:
             return
         if self.leaving:  # it has heard the signal, waits for nobody and may be saving its work
             return
@@ -209,7 +212,7 @@ class Rank:
     def execute(self, run: str, attempt: int) -> None:
         """Begin a cell."""
         self.attempt = attempt
-        if run in self.unwanted:
+        if (run, attempt) in self.unwanted:
             self.end(p.Interrupted(self.rank, run, 0.0, self.health(), "before it began"))
             return
         self.say(p.Started(self.rank, run))
@@ -289,7 +292,7 @@ class Rank:
         if not self.alive or token != self.token or not self.running:
             return
         self.waits_for = None
-        if self.running in self.unwanted:
+        if self.doing in self.unwanted:
             self.leave(token)
         else:
             self.end(p.Failed(self.rank, self.running, 0.0, self.health(), error("communication")))
@@ -304,7 +307,7 @@ class Rank:
         self.running, self.here, self.waits_for, self.leaving = "", None, None, False
         self.node.ended(self, event)
         self.token += 1
-        self.unwanted.discard(event.run)
+        self.unwanted.discard((event.run, self.attempt))
         self.say(event)
         self.idle()
 
