@@ -49,29 +49,38 @@ def figures(kernel: Kernel, ranks: int) -> tuple[float, list[Row]]:
     return more(taken), rows
 
 
-def processor_seconds(pids: list[int]) -> float:
-    """The time on processors that all threads of these processes have had (Linux: proc_pid_schedstat)."""
+def used(pids: list[int]) -> tuple[float, int]:
+    """The seconds that all threads of these processes have had on processors, and how often they were put on one.
+
+    Linux alone tells that: /proc/PID/task/*/schedstat.
+    """
     found = [thread / "schedstat" for pid in pids for thread in Path(f"/proc/{pid}/task").iterdir()]
-    return sum(int(path.read_text().split()[0]) for path in found) / 1e9
+    told = [path.read_text().split() for path in found]
+    return sum(int(nanoseconds) for nanoseconds, _, _ in told) / 1e9, sum(int(times) for _, _, times in told)
 
 
 def processors(kernel: Kernel, session: str, ranks: int) -> Row:
-    """What a `pass` costs each process in time on processors; the kernel's own, of a bare `pass`, is not counted."""
+    """What a `pass` costs each process in time on processors, and how often its threads are woken.
+
+    The kernel's own, of a bare `pass`, is not counted.
+    """
     workers, zygote = find(session)
     gateway = registry.read(session).pid
     ours = {"kernel": [kernel.pid], "gateway": [gateway], "ranks": [worker.pid for worker in workers]}
     known = {pid for pids in ours.values() for pid in pids}
     ours["agents"] = [child.pid for child in zygote.children() if child.pid not in known]
-    spent: dict[str, list[float]] = {}
-    for source in ("%%modal_distributed\npass", "pass"):
-        before = {name: processor_seconds(pids) for name, pids in ours.items()}
+    each = dict.fromkeys(ours, (0.0, 0.0))
+    for source, sign in (("%%modal_distributed\npass", 1), ("pass", -1)):
+        before = {name: used(pids) for name, pids in ours.items()}
         for _ in range(COUNT):
             kernel.execute(source)
         for name, pids in ours.items():
-            spent.setdefault(name, []).append((processor_seconds(pids) - before[name]) / COUNT)
-    each = {name: cell - bare for name, (cell, bare) in spent.items()}
-    beside = ", ".join(f"{name} {milliseconds(seconds)}" for name, seconds in each.items())
-    return Row(f"`pass` on {ranks} ranks, time of processors in all", milliseconds(sum(each.values())), beside)
+            more = [sign * (now - then) / COUNT for now, then in zip(used(pids), before[name], strict=True)]
+            each[name] = each[name][0] + more[0], each[name][1] + more[1]
+    beside = ", ".join(f"{name} {milliseconds(seconds)}" for name, (seconds, _) in each.items())
+    seconds, times = (sum(values) for values in zip(*each.values(), strict=True))
+    title = f"`pass` on {ranks} ranks, time of processors in all"
+    return Row(title, milliseconds(seconds), f"{beside}; threads woken {times:.0f} times")
 
 
 def ipyparallel() -> tuple[float | None, Row]:
@@ -128,7 +137,8 @@ PASSES = Bench(
         f"`pass` {COUNT} times in a row, then a bare `pass` as often, each after {WARM_UP} that are not counted; p50"
         " of the one less p50 of the other. Likewise `%%px` of ipyparallel, and actors of Monarch that `exec` the text,"
         " in kernels of their own. Time of processors: that of all threads of all processes of the session"
-        " (`/proc/PID/task/*/schedstat`) in as many cells, less that in as many bare ones."
+        " (`/proc/PID/task/*/schedstat`) in as many cells, less that in as many bare ones; likewise how"
+        " often they were woken."
     ),
     run=run,
 )
