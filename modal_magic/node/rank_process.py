@@ -133,7 +133,7 @@ class RankProcess:
         for pipe in self.pipes:
             if pipe.descriptor in filled:
                 pipe.read_all()
-        return [taken for pipe in self.pipes if (taken := self.take(pipe, now)) is not None]
+        return [taken for pipe in self.pipes if pipe.texts and (taken := self.take(pipe, now)) is not None]
 
     def take(self, pipe: OutputPipe, now: float) -> p.Output | None:
         """What has been read of a pipe, as an event."""
