@@ -72,11 +72,11 @@ def test_ranks_in_a_collective_are_told_from_one_that_is_not(session: Session, n
     run = session.run(f"if rank == 1:\n    time.sleep(60)\n{COLLECTIVES[name]}")
 
     def waiting(stacks: list[p.RankStack]) -> bool:
-        return lines(3, 2, 3, 3)(stacks) and all(s.where and s.where.collective for s in stacks if s.rank != 1)
+        # On the way to backward a rank goes through the forward of DDP, which is a collective too.
+        return lines(3, 2, 3, 3)(stacks) and all(s.where and s.where.collective == name for s in stacks if s.rank != 1)
 
     stacks = found(session, waiting)
-    places = {stack.where.collective for stack in stacks if stack.where is not None and stack.rank != 1}
-    assert places == {name} and stacks[1].where is not None and stacks[1].where.collective == ""
+    assert stacks[1].where is not None and stacks[1].where.collective == ""
     assert [stack.state for stack in stacks] == ["running"] * 4
     assert f"ranks 0,2-3 in {name} at cell line 3" in leave(run)
 
