@@ -30,6 +30,7 @@ from modal_magic.specs import WorkerSpec
 lines = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
 spec = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=WorkerSpec)
 run_worker(spec, *lines, os.dup(1), os.dup(2))
+os._exit(0)
 """
 
 
