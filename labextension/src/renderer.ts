@@ -20,12 +20,12 @@ export class CellRenderer extends Widget implements IRenderMime.IRenderer {
   constructor(
     private readonly _store: Store,
     api: Api,
-    trans: Translate
+    private readonly _trans: Translate
   ) {
     super();
     this.addClass('mm');
     this.node.setAttribute('role', 'article');
-    this._view = new SessionView(this.node, api, trans, makeParts);
+    this._view = new SessionView(this.node, api, _trans, makeParts);
     this._stop = _store.listen(() => this._update());
   }
 
@@ -33,7 +33,7 @@ export class CellRenderer extends Widget implements IRenderMime.IRenderer {
     const data = model.data[MIME] as unknown;
     if (isSnapshot(data)) {
       this._saved = { shot: data, at: performance.now() };
-      this.node.setAttribute('aria-label', `session ${data.session}`);
+      this.node.setAttribute('aria-label', this._trans.__('session %1', data.session));
     }
     this._update();
   }

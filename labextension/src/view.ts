@@ -13,7 +13,7 @@ import { slowestFirst } from './order';
 import type { Snapshot } from './protocol';
 import { columnsOf, rankRow, titles, type Columns } from './rows';
 import type { startUp } from './startup';
-import { lookOfRun } from './states';
+import { lookOf, lookOfRun } from './states';
 import type { Known, Link } from './store';
 import type { Say, Translate } from './translate';
 
@@ -160,7 +160,7 @@ export class SessionView<A extends Asks = Asks> {
   private _announce(shot: Snapshot): string {
     const states = new Map<string, number>();
     shot.ranks.forEach(row => states.set(row.state, (states.get(row.state) ?? 0) + 1));
-    const ranks = [...states].map(([state, count]) => `${count} ${state}`).join(', ');
+    const ranks = [...states].map(([state, count]) => `${count} ${this._say(lookOf(state).word)}`).join(', ');
     const told = `${shot.session}: ${this._say(lookOfRun(shot).word)}. ${this._say('Ranks: %1', ranks)}.`;
     if (told !== this._announced && performance.now() - this._announcedAt > SAY_MS) {
       [this._announced, this._announcedAt] = [told, performance.now()];
