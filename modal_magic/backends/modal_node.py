@@ -107,9 +107,9 @@ class Node(_Serving):
             return
         self.zygote.end()
         self.make_ready()
+        # Without the time that it took: nodes that have the same to say are heard once.
         self.notice = (
-            "the memory snapshot did not bring back the process that forks ranks, so nodes start as with "
-            f"--snapshot off ({time.time() - began:.0f} s more)"
+            "the memory snapshot did not bring back the process that forks ranks, so nodes start as with --snapshot off"
         )
 
 

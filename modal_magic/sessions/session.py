@@ -392,7 +392,7 @@ class Session:
         if isinstance(event, p.Staged):
             self._stages[event.stage.name, event.stage.node] = event.stage
             if event.stage.name == "rendezvous" and event.stage.seconds is not None and self.backend_name == "modal":
-                cost = f"; it {cost_line(self.cost)}" if self.cost is not None else ""
+                cost = f"; it {cost_line(self.cost)}" if self.cost is not None else "; it has no known price"
                 self._notify(f"{self.name} is up: {startup_line(self.stages, self.now())}{cost}")
         elif isinstance(event, p.Notice):
             self._notify(event.text)

@@ -138,13 +138,16 @@ class Fleet:
         definition = api.Function()
         definition.CopyFrom(container.function.definition)
         definition.is_checkpointing_function = definition.checkpointing_enabled
+        # The memory of a restored container is that of the one that made the snapshot, which is told where it is now.
+        # Here each builds it anew, as if it were that one.
+        built_in = container.function.snapshot or container.id
         arguments = api.ContainerArguments(
-            task_id=container.id,
+            task_id=built_in,
             function_id=container.function.id,
             app_id=container.function.app.id,
             function_def=definition,
             environment_name="main",
-            checkpoint_id=f"cp-{container.id[3:]}" if definition.checkpointing_enabled else "",
+            checkpoint_id=f"cp-{built_in[3:]}" if definition.checkpointing_enabled else "",
             app_layout=layout_of(self.world, container.function.app),
         )
         (container.folder / "arguments").write_bytes(arguments.SerializeToString())
@@ -157,7 +160,7 @@ class Fleet:
                 "-m",
                 "modal._container_entrypoint",
                 cwd=container.folder / "root",
-                env=self._environment(container, definition),
+                env=self._environment(container, definition, built_in),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -166,15 +169,15 @@ class Fleet:
         code = await container.process.wait()
         self.world.note(f"{container.id} ended with {code}")
 
-    def _environment(self, container: Container, definition: api.Function) -> dict[str, str]:
+    def _environment(self, container: Container, definition: api.Function, built_in: str) -> dict[str, str]:
         kept = {
             key: value
             for key, value in os.environ.items()
             if not key.startswith("MODAL_") or key == "MODAL_MAGIC_RUNTIME_DIR"
         }
         own = {
-            "MODAL_SERVER_URL": f"unix://{container.folder}/modal.sock",
-            "MODAL_TASK_ID": container.id,
+            "MODAL_SERVER_URL": container.url,
+            "MODAL_TASK_ID": built_in,
             "MODAL_IS_REMOTE": "1",
             "MODAL_CONTAINER_ARGUMENTS_PATH": str(container.folder / "arguments"),
             "MODAL_CLOUD_PROVIDER": "CLOUD_PROVIDER_AWS",
@@ -221,7 +224,7 @@ class Fleet:
     def _processes(self, container: Container) -> list[int]:
         if container.namespace is not None:
             return network.processes(container.namespace)
-        mark = f"MODAL_TASK_ID={container.id}".encode()
+        mark = f"MODAL_SERVER_URL={container.url}".encode()
         found = []
         for path in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
@@ -277,9 +280,13 @@ class Fleet:
                 os.kill(pid, signal.SIGKILL)
 
     async def checkpoint(self, container: Container) -> None:
-        """Make a memory snapshot of a container and let it go on, as one that was restored does."""
+        """Have a container go on as one does that was restored: from its own snapshot, or from its function's."""
         container.checkpointed = True
-        self.world.note(f"{container.id} was checkpointed")
+        if not container.function.snapshot:
+            container.function.snapshot = container.id
+            self.world.note(f"{container.id} was checkpointed")
+        else:
+            self.world.note(f"{container.id} was restored from {container.function.snapshot}")
 
         async def restore() -> None:
             await asyncio.sleep(RESTORE_SECONDS)  # it drops its connections first

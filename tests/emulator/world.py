@@ -56,7 +56,7 @@ class App:
 
 @dataclass(slots=True)
 class Function:
-    """A function, or all methods of a class."""
+    """A function, or all methods of a class. `snapshot` is the container whose memory its next ones start from."""
 
     id: str
     app: App
@@ -66,6 +66,7 @@ class Function:
     gpus: list[api.GPUConfig] = field(default_factory=list)
     waiting: list[Input] = field(default_factory=list)
     started: int = 0
+    snapshot: str = ""
 
 
 @dataclass(slots=True)
@@ -125,6 +126,11 @@ class Container:
     failure: api.GenericResult | None = None
     started_at: float = 0.0
     region: str = "us-east-1"
+
+    @property
+    def url(self) -> str:
+        """Where it finds the service: at a socket of its own."""
+        return f"unix://{self.folder}/modal.sock"
 
     @property
     def leads(self) -> bool:
