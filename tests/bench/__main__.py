@@ -15,6 +15,7 @@ from tests.bench.flood import FLOOD
 from tests.bench.latency import LATENCY
 from tests.bench.loading import LOADING
 from tests.bench.memory import MEMORY
+from tests.bench.modal import MODAL
 from tests.bench.passes import PASSES
 from tests.bench.report import Result, document, machine, terminal
 from tests.bench.scale import SCALE
@@ -24,7 +25,7 @@ from tests.bench.surroundings import ROOT, alone, clear_up, time_limit
 from tests.bench.training import TRAINING
 from tests.bench.views import VIEWS
 
-BENCHES = (STARTS, LOADING, PASSES, LATENCY, FLOOD, MEMORY, TRAINING, STACKS, FAULTS, VIEWS, SCALE)
+BENCHES = (STARTS, LOADING, PASSES, LATENCY, FLOOD, MEMORY, TRAINING, STACKS, FAULTS, VIEWS, SCALE, MODAL)
 
 
 def measure(bench: Bench) -> list[Row]:
