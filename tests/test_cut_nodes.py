@@ -18,20 +18,13 @@ from modal_magic.sessions.run import Run
 from modal_magic.view.model import RankView
 from tests.support.namespaces import possible, set_link, two_hosts
 from tests.support.processes import gone
+from tests.support.training import train
 
 pytestmark = [
     pytest.mark.namespaces,
     pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
 ]
 
-TRAINING = """
-import torch, torch.distributed as dist, time
-kept = rank
-print("begun", flush=True)
-while True:
-    dist.all_reduce(torch.ones(1000))
-    time.sleep(0.01)
-"""
 ALL_REDUCE = "total = torch.ones(1); dist.all_reduce(total); kept, int(total)"
 
 
@@ -66,14 +59,6 @@ def cut(nothing_left: None) -> Iterator[Cut]:
             own.close()
 
 
-def begin(session: Session) -> Run:
-    """A run whose ranks meet again and again, once all of them are in it."""
-    run = session.run(TRAINING)
-    while sum("begun" in view.output for view in run.ranks.values()) < 4:
-        run.events(1.0)
-    return run
-
-
 def results(run: Run) -> list[str | None]:
     return [run.ranks[rank].result for rank in sorted(run.ranks)]
 
@@ -81,7 +66,7 @@ def results(run: Run) -> list[str | None]:
 @pytest.mark.parametrize("how", ["the link is down", "the agent is stopped"])
 def test_a_cut_node_is_named_and_comes_back_with_its_variables(cut: Cut, how: str) -> None:
     agent = cut.agent()
-    run = begin(cut.session)
+    run = train(cut.session)
     began = time.monotonic()
     set_link(cut.host, "down") if how == "the link is down" else agent.suspend()
     with pytest.raises(RankFailed, match="ranks 2-3 went silent with node 1, which stopped answering"):
@@ -120,7 +105,7 @@ def test_what_the_ranks_of_a_cut_node_print_meanwhile_is_not_lost(cut: Cut) -> N
 
 def test_a_node_that_stays_away_ends_itself_and_the_others_go_on(cut: Cut) -> None:
     away = [rank.pid for rank in cut.ranks()[2:]] + [cut.agent().pid]
-    run = begin(cut.session)
+    run = train(cut.session)
     set_link(cut.host, "down")
     with pytest.raises(RankFailed):
         run.wait(10)
@@ -136,7 +121,7 @@ def test_a_node_that_stays_away_ends_itself_and_the_others_go_on(cut: Cut) -> No
 
 def test_an_agent_that_is_killed_is_replaced_and_its_ranks_start_anew(cut: Cut) -> None:
     agent = cut.agent()
-    run = begin(cut.session)
+    run = train(cut.session)
     began = time.monotonic()
     os.kill(agent.pid, signal.SIGKILL)
     cause = "ranks 2-3 ended with the agent of node 1, which was killed by SIGKILL"

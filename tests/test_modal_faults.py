@@ -9,24 +9,16 @@ import pytest
 
 from modal_magic import RankFailed, RunInterrupted, Session
 from modal_magic.sessions.resources import Resources
-from modal_magic.sessions.run import Run
 from tests.emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.namespaces import possible
+from tests.support.training import begun, train
 
 pytestmark = [
     pytest.mark.namespaces,
     pytest.mark.skipif(not possible(), reason="network namespaces need root and iproute2 on Linux"),
 ]
 
-TRAINING = """
-import torch, torch.distributed as dist, time
-kept = rank
-print("begun", flush=True)
-while True:
-    dist.all_reduce(torch.ones(1000))
-    time.sleep(0.01)
-"""
 ALL_REDUCE = "import torch, torch.distributed as dist\ntotal = torch.ones(1)\ndist.all_reduce(total)\n"
 
 
@@ -36,14 +28,6 @@ def two(modal_service: Handle, resources: Resources) -> Iterator[Session]:
     with modal_service.reached(), Session(resources=resources, replicas=2, backend="modal") as session:
         yield session.ready()
     assert seen(lambda: not modal_service.containers())
-
-
-def begin(session: Session) -> Run:
-    """A run whose ranks meet again and again, once both are in it."""
-    run = session.run(TRAINING)
-    while sum("begun" in view.output for view in run.ranks.values()) < 2:
-        run.events(1.0)
-    return run
 
 
 def results(session: Session, source: str) -> list[str | None]:
@@ -62,9 +46,7 @@ def container_of_node_1(session: Session, service: Handle) -> str:
 def test_an_interrupt_frees_ranks_that_wait_for_one_that_does_not_come(two: Session) -> None:
     assert results(two, "kept = rank") == [None, None]
     waiting = "import time\nprint('begun', flush=True)\ndist.barrier() if rank else time.sleep(60)"
-    run = two.run(ALL_REDUCE + waiting)
-    while sum("begun" in view.output for view in run.ranks.values()) < 2:
-        run.events(1.0)
+    run = begun(two.run(ALL_REDUCE + waiting))
     began = time.monotonic()
     run.interrupt()
     with pytest.raises(RunInterrupted):
@@ -75,7 +57,7 @@ def test_an_interrupt_frees_ranks_that_wait_for_one_that_does_not_come(two: Sess
 
 def test_a_node_that_is_cut_off_comes_back_with_its_variables(two: Session, modal_service: Handle) -> None:
     victim = container_of_node_1(two, modal_service)
-    run = begin(two)
+    run = train(two)
     began = time.monotonic()
     modal_service.ask("link", container=victim, state="down")
     with pytest.raises(RankFailed, match="rank 1 went silent with node 1, which stopped answering"):
@@ -89,7 +71,7 @@ def test_a_container_that_is_lost_is_replaced_and_only_its_variables_with_it(
     two: Session, modal_service: Handle
 ) -> None:
     victim = container_of_node_1(two, modal_service)
-    run = begin(two)
+    run = train(two)
     began = time.monotonic()
     modal_service.ask("kill", container=victim)
     with pytest.raises(RankFailed, match="rank 1 went silent with node 1, which stopped answering"):

@@ -19,6 +19,7 @@ from tests.support.eventually import seen
 from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook
+from tests.support.training import begun
 
 __all__ = ["modal_book"]
 
@@ -275,13 +276,13 @@ def test_nodes_of_a_cluster_have_the_ranks_that_modal_gave_them_and_have_them_ag
             assert [one["rank"] for one in there] == [0, 1]
             assert [host.partition("-fdaa")[2] for _, host in found] == [str(one["address"])[4:] for one in there]
             # Ranks that meet nobody are interrupted where they are.
-            run = session.run(
-                "import modal_magic, pathlib, time\n@modal_magic.on_preempt\ndef save():\n"
-                f"    pathlib.Path({str(tmp_path)!r}, f'{{rank}} saved at loss {lost}').touch()\n"
-                f"print('begun', flush=True)\n{busy}"
+            run = begun(
+                session.run(
+                    "import modal_magic, pathlib, time\n@modal_magic.on_preempt\ndef save():\n"
+                    f"    pathlib.Path({str(tmp_path)!r}, f'{{rank}} saved at loss {lost}').touch()\n"
+                    f"print('begun', flush=True)\n{busy}"
+                )
             )
-            while sum("begun" in view.output for view in run.ranks.values()) < 2:
-                run.events(1.0)
             service.ask("interrupt", container=there[1]["id"])
             with pytest.raises(RankFailed, match="rank 1 left the run at cell line 6, for its node is taken away"):
                 run.wait(60)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from modal_magic import Session, registry
 from tests.bench.figures import Bench, Row, at_most, median, milliseconds, percentile, seconds
 from tests.bench.kernel import Kernel, start_kernel, wait_until_warm
 
@@ -60,9 +61,18 @@ def failing(kernel: Kernel, cell: str, told: str) -> tuple[list[float], list[flo
 def interrupted(kernel: Kernel, cell: str) -> list[float]:
     """The seconds from an interrupt of the kernel to its idle, and all ranks work again after each."""
     taken = []
+    line, collective = cell.count("\n") + 1, "all_reduce" if cell.endswith("dist.all_reduce(torch.ones(8))") else ""
+    watching = Session.attach(*registry.names(), watches=True)
+
+    def there() -> bool:
+        """Whether all ranks but the one that has begun are at the last line."""
+        places = [stack.where for stack in watching.stacks() if stack.rank != 1]
+        return all(place is not None and (place.line, place.collective) == (line, collective) for place in places)
+
     for _ in range(WARM_UP + COUNT):
-        taken.append(kernel.interrupt_during(cell, "at=", after=0.2))
+        taken.append(kernel.interrupt_during(cell, "at=", there))
         recover(kernel)
+    watching.detach()
     return taken[WARM_UP:]
 
 

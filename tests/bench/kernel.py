@@ -6,7 +6,7 @@ import contextlib
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,14 @@ __all__ = ["Chunk", "Kernel", "Reply", "start_kernel", "wait_until_warm"]
 LONGEST_CELL = 60.0
 COLOURS = re.compile(r"\x1b\[[\d;]*m")
 WARM = """\
-import select as _select
+import psutil as _psutil, select as _select
 _zygotes = get_ipython().magics_manager.registry["ModalMagics"].resources.backend("local")._warm
-print(all(_select.select([one.process.stdout], [], [], 0)[0] for one in _zygotes))
+print(all(
+    _select.select([one.process.stdout], [], [], 0)[0] and _psutil.Process(one.process.pid).status() == "sleeping"
+    for one in _zygotes
+))
 """
-"""A zygote that is ready has said so; nobody has read it yet."""
+"""A zygote that is ready has said so, which nobody has read yet, and has come to rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ class Kernel:
         """Run a cell to its end. Raises AssertionError when it raises, or when it does not though it should."""
         return self.results([source], patience, raises)[0]
 
-    def interrupt_during(self, source: str, marker: str, after: float) -> float:
-        """Interrupt a cell so many seconds after it has printed a marker. Returns the seconds to the kernel's idle."""
+    def interrupt_during(self, source: str, marker: str, there: Callable[[], bool]) -> float:
+        """Interrupt a cell that has printed a marker, once it is `there`. Returns the seconds to the kernel's idle."""
         until = time.monotonic() + LONGEST_CELL
         name, _ = self._send("execute_request", _execution(source))
         text = ""
@@ -83,7 +86,9 @@ class Kernel:
             message = self._receive(self.iopub, until)
             if message["parent_header"].get("msg_id") == name and message["msg_type"] == "stream":
                 text += message["content"]["text"]
-        time.sleep(after)
+        while not there():
+            if time.monotonic() > until:
+                raise TimeoutError("the cell did not come to where it is to be interrupted")
         began = time.time()
         self.manager.interrupt_kernel()
         reply = self._follow(name, began, until, raises=True)
@@ -190,4 +195,3 @@ def wait_until_warm(kernel: Kernel) -> None:
         if time.monotonic() > until:
             raise TimeoutError("the zygote did not become ready")
         time.sleep(0.2)
-    time.sleep(0.3)  # the machine comes to rest
