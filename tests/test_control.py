@@ -140,6 +140,17 @@ def test_a_sleeping_rank_hears_an_interrupt_before_anything_is_cut(book: Noteboo
     assert sorted(spreads)[1] < 0.08, spreads
 
 
+def test_an_interrupt_that_comes_where_nobody_can_catch_it_is_not_lost(book: Notebook) -> None:
+    book.run(BEFORE)
+    shown, seconds = interrupted(
+        book, "class Slow:\n    def __del__(self): time.sleep(60)\nSlow()\nwhile True: time.sleep(0.01)"
+    )
+    assert shown.error == ("the run was interrupted (ranks 0-3 at cell line 6); variables are kept on all ranks")
+    assert "ignored" not in shown.stderr
+    assert seconds < 2
+    check_that_all_goes_on(book)
+
+
 def test_a_rank_that_holds_the_interpreter_is_ended_and_named(book: Notebook) -> None:
     book.run(BEFORE)
     shown, seconds = interrupted(book, f"if rank == 2: {HELD_BY_C}\ntime.sleep(60)")

@@ -5,19 +5,24 @@ from __future__ import annotations
 import io
 import re
 from html.parser import HTMLParser
+from typing import cast
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modal_magic import Session
 from modal_magic import protocol as p
+from modal_magic.sessions.run import Run
 from modal_magic.view import numbers, picture
 from modal_magic.view.cell_output import show
+from modal_magic.view.console import follow
 from modal_magic.view.model import RunView, last_line
 from modal_magic.view.saved import ROWS, as_html, as_plain, progress_line
 from modal_magic.view.snapshot import SessionFacts, Snapshot, columns
 from modal_magic.view.taking import snapshot
+from modal_magic.view.text import Part, TextView
 from modal_magic.view.widget import VIEW, wants_widget
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\x1b]0;title\x07\x1b[2J\x1b[31m"
@@ -327,9 +332,29 @@ def test_in_a_terminal_text_comes_before_the_block(monkeypatch: pytest.MonkeyPat
     out.write("[rank 0] hello\n")
     block.turn(over=False)
     first, text, again = out.getvalue().partition("[rank 0] hello\n")
-    assert first.endswith("\x1b[3A\x1b[J")
+    back = "\r\x1b[3A\x1b[J"  # from the start of the line, for the terminal may have written ^C there
+    assert first.endswith(back)
     assert text
-    assert again == first.removesuffix("\x1b[3A\x1b[J")
+    assert again == first.removesuffix(back)
+
+
+def test_in_a_terminal_a_wait_is_told_before_the_block_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr("sys.stdout", out)
+    run = Run(cast(Session, None), "a")
+    run.view = begun(1)
+    move(run.view, 0, 10)
+    stalled = p.Stalled("a", [p.RankStack(0, "running", p.Whereabouts(4, "", "barrier"))], [p.RankStack(1, "running")])
+    run.take(stalled, 110.0)
+
+    def put(part: Part) -> None:
+        out.write(f"told {part}\n")
+        run.take(p.RunEnded("a", "done", [], 1.0), 111.0)
+
+    follow(run, TextView(1), picture.BlockPicture(run.view, lambda: taken(run.view, 1)), False, False, put)
+    first, told, again = out.getvalue().partition("told ")
+    assert first.endswith("\x1b[J") and "barrier" in again and told
+    assert again.count("rank  state") == again.count("\x1b[J") + 1  # the last one stays
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------

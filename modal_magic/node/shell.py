@@ -10,6 +10,7 @@ import functools
 import inspect
 import linecache
 import os
+import runpy
 import sys
 import warnings
 from collections.abc import Callable, Coroutine, Iterable
@@ -192,6 +193,28 @@ class RankShell(InteractiveShell):
         if self.hush(KeyboardInterrupt()):
             raise KeyboardInterrupt
 
+    def safe_execfile(self, fname: Any, *where: Any, exit_ignore: bool = False, **options: Any) -> None:
+        """See InteractiveShell. A script of `%run` that fails is a failure of the cell.
+
+        IPython only shows it and goes on: the rank would be done, and the others would wait for it without end.
+        """
+        __tracebackhide__ = True
+        options["raise_exceptions"] = True
+        try:
+            super().safe_execfile(fname, *where, exit_ignore=exit_ignore, **options)  # type: ignore[no-untyped-call]
+        except SystemExit:
+            if not exit_ignore:
+                raise
+
+    def safe_run_module(self, mod_name: str, where: dict[str, Any]) -> None:
+        """The same for `%run -m`."""
+        __tracebackhide__ = True
+        try:
+            where.update(runpy.run_module(mod_name, run_name="__main__", alter_sys=True))
+        except SystemExit as ending:
+            if ending.code:
+                raise
+
     def show(self, kind: Any, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None) -> None:
         """Hand one rich output on."""
         plain = functools.partial(msgspec.to_builtins, enc_hook=_as_builtin)  # of bytes it makes base64
@@ -214,7 +237,7 @@ class RankShell(InteractiveShell):
         return result
 
     def tell_shown(self) -> None:
-        """Write out the traceback of an error after which a cell goes on, as of `%run` or of a value's `__repr__`."""
+        """Write out the traceback of an error after which a cell goes on, as of a value's `__repr__`."""
         if self.shown:
             print("\n".join(self.shown), file=sys.stderr)
         self.shown = []
@@ -285,7 +308,7 @@ def make_shell(publish: Publish, namespace: dict[str, Any]) -> RankShell:
     """
     config = Config()
     config.HistoryManager.enabled = False
-    config.InteractiveShell.colors = "linux"
+    config.InteractiveShell.colors = "neutral"  # as in kernels: readable on light and dark
     config.InteractiveShell.autoindent = False
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     shell = RankShell.instance(config=config, user_ns={})

@@ -183,7 +183,7 @@ class Worker:
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         """SIGINT means something only to the run that is to be left, and not to one that has failed already.
 
-        One that has shown a traceback and is in the cell again, as after `%run`, has not failed.
+        One that has shown a traceback and is in the cell again, as after a `__repr__` that raised, has not failed.
         """
         if not self.signal_due:  # the group's signal and our own are one interrupt
             return
@@ -192,6 +192,16 @@ class Worker:
             if not self.saying:
                 raise KeyboardInterrupt
             self.interrupted_while_saying = True
+
+    def on_unraisable(self, lost: sys.UnraisableHookArgs) -> None:
+        """What code raised that nobody can catch, as a finalizer. An interrupt lost there is yet to be heard.
+
+        Most are lost as a process is forked, by a DataLoader for one: then the signal comes in a hook of the fork.
+        """
+        if self.unwelcome and isinstance(lost.exc_value, KeyboardInterrupt):
+            self.signal_due = True  # `insist` sends it again
+        else:
+            sys.__unraisablehook__(lost)
 
     def say(self, message: p.Message) -> None:
         """Send what the code of a cell gave rise to. An interrupt in the middle of a message comes after it."""
@@ -336,6 +346,7 @@ def run_worker(
     bars.install(shell.reporter)
     spawning.explain()
     signal.signal(signal.SIGINT, worker.on_signal)
+    sys.unraisablehook = worker.on_unraisable
     threading.Thread(target=worker.listen, name="modal_magic control", daemon=True).start()
     channel.send(p.Launched(rank, os.getpid()))
     worker.join(spec.generation)

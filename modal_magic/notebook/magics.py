@@ -76,8 +76,9 @@ class ModalMagics(Magics):
         """What `modal_distributed` does."""
         given = parse_line(line, TABLES["modal_distributed"])
         options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given)
+        number = len(self.host.user_ns["In"]) - 1  # execution_count is this cell or the next, by version of IPython
         if cell is not None:
-            check_cell(self.host, cell)
+            check_cell(self.host, cell, number)
         session = self.sessions.get(given)
         if cell is None:
             say_what_only_cells_use(given)
@@ -87,7 +88,6 @@ class ModalMagics(Magics):
             return None
         ranks = chosen_ranks(options.ranks, session.world_size)
         show = None if options.show in (None, "all") else chosen_ranks(options.show, session.world_size)
-        number = len(self.host.user_ns["In"]) - 1  # execution_count is this cell or the next, by version of IPython
         # All that can be made before the run is: this thread would keep the interpreter from the one that sends it.
         view = TextView(session.world_size, show, merge=False if options.show == "all" else None)
         limited = options.output_limit is not None

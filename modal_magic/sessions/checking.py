@@ -30,15 +30,15 @@ USUAL, USUAL_RETRIES = Options(), Retries(0)
 LIVES = tuple(option for option in OPTIONS if option.name in ("lease", "idle", "max_lifetime"))
 
 
-def check_cell(shell: InteractiveShell, cell: str) -> None:
-    """Raise UsageError for the cell of a notebook that cannot be run.
+def check_cell(shell: InteractiveShell, cell: str, number: int) -> None:
+    """Raise UsageError for the cell In[number] of a notebook that cannot be run.
 
     Where it is not Python that is a CellSyntaxError (the magic line is line 1).
     """
     if not cell.strip():
         raise UsageError("the cell is empty: write the code for the ranks below the magic line")
     _check_size(cell)
-    name = f"Cell In[{shell.execution_count}]"
+    name = f"Cell In[{number}]"
     with contextlib.suppress(SyntaxError):  # most cells are Python as they stand
         _parse(cell, name)
         return

@@ -57,6 +57,11 @@ def follow(
     waiting: deque[Part] = deque()
     turn_seconds = MERGE_TURN_SECONDS if view.merging else TURN_SECONDS
     last_turn, failed_at, told, over, thinned, missing = 0.0, 0.0, False, False, False, 0
+
+    def tell(part: Part) -> None:
+        picture.hide()
+        put(part)
+
     with _interrupts_for(run) as (enough, asked):
         while not over or (waiting and not enough):
             if not over:
@@ -77,22 +82,19 @@ def follow(
             if run.done and not over:  # as with most cells: then this is the last turn, with all that has come
                 events, over = [*events, *run.events(0.0)], True
             last_turn = time.monotonic() if events else 0.0
-            if any(isinstance(event, p.RunQueued | p.Notice) for event in events):
-                picture.hide()
             for event in events:
                 if isinstance(event, p.RunQueued) and event.position:
                     before = f"{event.position} run{'s' * (event.position != 1)}"
-                    put(("stderr", f"waiting for {before} of this session; {way_out} takes this cell out again\n"))
+                    tell(("stderr", f"waiting for {before} of this session; {way_out} takes this cell out again\n"))
                 elif isinstance(event, p.Notice):
-                    put(("stderr", f"{event.text}\n"))
+                    tell(("stderr", f"{event.text}\n"))
                 elif isinstance(event, p.Stalled):
-                    put(("stderr", f"{stall_sentence(event)}\n"))
+                    tell(("stderr", f"{stall_sentence(event)}\n"))
             for part in view.turn(events, last=over).parts:
                 waiting.extend(pieces(part))
             while waiting and not enough:
                 if allowance.take(size_of(waiting[0]), REST_BYTES if limited and not thinned else 0):
-                    picture.hide()
-                    put(waiting.popleft())
+                    tell(waiting.popleft())
                 elif over and limited and not thinned:
                     thinned = True
                     waiting, missing = fair_rest(waiting)
@@ -104,10 +106,9 @@ def follow(
                 failed_at = time.monotonic()
             if failed_at and not told and not over and time.monotonic() - failed_at > HEADLINE_SECONDS:
                 told = True
-                picture.hide()
                 with run.still() as still:
                     sentence = headline(still)
-                put(("stderr", f"{sentence}\n"))
+                tell(("stderr", f"{sentence}\n"))
             if not waiting and not view.holding:
                 run.shown(view.unfinished)
             if waiting and not over:

@@ -143,7 +143,8 @@ class BlockPicture:
     def hide(self) -> None:
         """Take the block away, so that text comes before it."""
         if self._height:
-            sys.stdout.write(f"\x1b[{self._height}A\x1b[J")
+            # The terminal has written `^C` where the cursor stood, so it may be anywhere in its line.
+            sys.stdout.write(f"\r\x1b[{self._height}A\x1b[J")
             sys.stdout.flush()
             self._height = 0
 

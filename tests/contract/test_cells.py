@@ -209,13 +209,29 @@ def test_a_rank_says_at_once_that_it_has_no_keyboard(ranks: Session, ask: str) -
         run(ranks, ask)
 
 
-def test_an_error_after_which_the_cell_goes_on_is_shown(ranks: Session, tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text("1 / 0\n")
-    done = run(ranks, f"%run {script}\nclass Shy:\n    def __repr__(self): raise ValueError('no')\nprint('on')\nShy()")
+def test_an_error_after_which_the_cell_goes_on_is_shown(ranks: Session) -> None:
+    done = run(ranks, "class Shy:\n    def __repr__(self): raise ValueError('no')\nprint('on')\nShy()")
     for rank in EVERY:
-        assert done.ranks[rank].output.count(": division by zero") == 1
-        assert ": no\n" in done.ranks[rank].output and "on\n" in done.ranks[rank].output
+        assert done.ranks[rank].output.count(": no\n") == 1 and "on\n" in done.ranks[rank].output
+
+
+def test_a_script_that_fails_on_one_rank_fails_its_cell_and_frees_the_others(ranks: Session, tmp_path: Path) -> None:
+    script = tmp_path / "trains.py"
+    script.write_text(
+        "import sys, torch.distributed as dist\n"
+        "dist.init_process_group()\n"
+        "if len(sys.argv) > 1 and dist.get_rank() == 2: exec(sys.argv[1])\n"
+        "dist.barrier()\n"
+        "sys.exit()\n"
+    )
+    run(ranks, f"import sys; sys.path.insert(0, {str(tmp_path)!r})")
+    for way in (script, "-m trains"):
+        run(ranks, f"%run {way}")
+        with pytest.raises(RankFailed, match=r"rank 2 raised ZeroDivisionError: .* at cell line 1. Ranks 0-1,3 were"):
+            run(ranks, f"%run {way} 1/0")
+        with pytest.raises(RankFailed, match=r"rank 2 ended with sys.exit\(3\) at cell line 1. Ranks 0-1,3 were"):
+            run(ranks, f"%run {way} sys.exit(3)")
+    run(ranks, "del sys.path[0]")
 
 
 def test_streams_that_a_cell_has_closed_are_there_in_the_next_one(ranks: Session) -> None:
