@@ -131,16 +131,30 @@ def test_the_panel_interrupts_a_run_while_the_kernel_is_busy(page: Page, lab: La
     panel = page.locator("[id='modal-magic:sessions']")
     panel.get_by_role("row", name="busy").click()
     until(lambda: panel.locator(".row").count() == 4)
+    until(lambda: page.locator(".mm-status").inner_text().startswith("Distributed: "))
     panel.get_by_role("button", name="Interrupt").click()
     until(lambda: state(lab, "busy") == "interrupted")
     until(lambda: "RunInterrupted" in page.locator(".jp-OutputArea").last.inner_text())
 
 
-def test_a_session_whose_kernel_is_dead_is_shown_and_stopped(page: Page, lab: Lab) -> None:
+def inserted(page: Page) -> str:
+    """The text of the notebook's active cell."""
+    model = "window.jupyterapp.shell.currentWidget.content.activeCell.model"
+    return str(page.evaluate(f"() => {model}.sharedModel.getSource()"))
+
+
+def test_a_session_whose_kernel_is_dead_is_shown_attached_to_and_stopped(page: Page, lab: Lab) -> None:
     crash(page, lab, begin(page, lab, "orphan"))
     command(page, "modal-magic:open")
     panel = page.locator("[id='modal-magic:sessions']")
     until(lambda: "Kernel gone, still running" in panel.get_by_role("row", name="orphan").inner_text())
+    panel.get_by_role("row", name="orphan").get_by_role("button", name="Attach").click()
+    assert inserted(page) == "%modal_attach orphan"
+    panel.get_by_role("button", name="New").click()
+    panel.get_by_label("Replicas").fill("3")
+    panel.get_by_label("Name").fill("next")
+    panel.get_by_role("button", name="Insert into notebook").click()
+    assert inserted(page) == "%modal_distributed --replicas 3 --backend local --session next"
     panel.get_by_role("row", name="orphan").click()
     panel.locator(".hd").get_by_role("button", name="Stop").click()
     assert "Variables on 4 ranks are lost" in panel.get_by_role("alertdialog").inner_text()
