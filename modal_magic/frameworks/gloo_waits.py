@@ -1,17 +1,19 @@
 """Waits in gloo that go on though their connection is gone: found, and called off (Linux, on x86-64 and ARM).
 
 Where a peer dies while a message to it is half sent, gloo (torch 2.13) closes the connection, but does not tell the
-thread that waits for that message: it sits there until the group's time is over, after half an hour. Nothing that can
-be done to a socket frees it, and no function of torch does. gloo itself can call off a wait, given its buffer.
+thread that waits for that message; and who waits for a peer to connect has no connection yet. Such a thread sits there
+until the group's time is over, after half an hour. Nothing that can be done to a socket frees it, and no function of
+torch does. gloo itself can end such a wait, given the object that is waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import itertools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,13 +21,22 @@ __all__ = ["GlooWaits"]
 
 FUTEX = ("202", "98")
 """The number of the system call in which a thread waits, on x86-64 and on ARM."""
-BUFFER = "_ZN4gloo9transport3tcp13UnboundBuffer"
-CALL_OFF = (f"{BUFFER}13abortWaitSendEv", f"{BUFFER}13abortWaitRecvEv")
-"""The methods of a buffer that end a wait, as the linker knows them. They are virtual, so its table has them too."""
-WORD = 8
-OBJECT_WORDS = 32
-"""From where a thread waits in it, a buffer begins at most so many words earlier."""
-TABLE_WORDS = 16
+ENDINGS = (
+    ("13UnboundBuffer13abortWaitSendEv", "13UnboundBuffer13abortWaitRecvEv"),
+    ("4Pair5closeEv",),
+)
+"""The methods that end a wait in an object of each class, as the linker names them in `NAMESPACE`.
+
+They are virtual, so the first word of such an object leads to a table that has them.
+"""
+NAMESPACE = "_ZN4gloo9transport3tcp"
+WORD, OBJECT_WORDS, TABLE_WORDS = 8, 128, 24
+"""The bytes of a word; within how many an object has what is waited at, and its table the methods."""
+HIGHEST = 1 << 63
+"""No code is at such an address."""
+
+Methods = dict[int, Callable[[ctypes.c_void_p], object]]
+"""The methods that end waits in one class, by their addresses."""
 
 
 @dataclass(slots=True)
@@ -38,21 +49,15 @@ class GlooWaits:
         """End the waits that were there at the last call too. The connections of the groups must have been cut."""
         waits = frozenset(_futex_waits())
         stuck, self.seen = waits & self.seen, waits
-        if not stuck:
-            return
-        with contextlib.suppress(OSError, AttributeError):  # another system, or another torch
-            library = ctypes.CDLL(_library())
-            methods = [getattr(library, name) for name in CALL_OFF]
-            addresses = [ctypes.cast(method, ctypes.c_void_p).value or 0 for method in methods]
-            with open("/proc/self/mem", "rb", buffering=0) as memory:
-                buffers = {found for _, wait in stuck if (found := _buffer(memory.fileno(), wait, addresses))}
-            for buffer in buffers:
-                for method in methods:
-                    method(ctypes.c_void_p(buffer))
+        if stuck:
+            with contextlib.suppress(OSError, AttributeError):  # another system, or another torch
+                for address, methods in _objects({wait for _, wait in stuck}, _endings()).items():
+                    for method in methods.values():
+                        method(ctypes.c_void_p(address))
 
 
 def _futex_waits() -> Iterator[tuple[str, int]]:
-    """The threads that wait for another one, and the address of what they wait for."""
+    """The threads that wait for another one, and the address that they wait at."""
     with contextlib.suppress(FileNotFoundError):
         for thread in os.listdir("/proc/self/task"):
             with contextlib.suppress(OSError):
@@ -61,23 +66,35 @@ def _futex_waits() -> Iterator[tuple[str, int]]:
                     yield thread, int(arguments[0], 16)
 
 
-def _library() -> str:
-    """The library of this process that has gloo."""
+def _endings() -> list[Methods]:
+    """The methods of the library of this process that has gloo, for each class."""
     maps = Path("/proc/self/maps").read_text().splitlines()
-    return next((line.split()[-1] for line in maps if line.endswith("/libtorch_cpu.so")), "")
+    library = ctypes.CDLL(next((line.split()[-1] for line in maps if line.endswith("/libtorch_cpu.so")), ""))
+    return [
+        {ctypes.cast(method, ctypes.c_void_p).value or 0: method for method in methods}
+        for methods in ([library[NAMESPACE + name] for name in names] for names in ENDINGS)
+    ]
 
 
-def _buffer(memory: int, wait: int, methods: list[int]) -> int:
-    """The buffer of gloo in which a wait is, by its table of methods, which has these; 0 where it is something else."""
-    for address in range(wait - wait % WORD - OBJECT_WORDS * WORD, wait, WORD):
-        (table,) = _words(memory, address, 1) or (0,)
-        if table and not table % WORD and set(methods) <= set(_words(memory, table, TABLE_WORDS)):
-            return address
-    return 0
+def _objects(waits: set[int], classes: list[Methods]) -> dict[int, Methods]:
+    """The objects of these classes that threads wait in, by their addresses, each with the methods of its class."""
+    found = {}
+    with open("/proc/self/mem", "rb", buffering=0) as memory:  # a wrong address is an error there, and not the end
+        for wait in waits:
+            nearest = wait - wait % WORD
+            for address in range(nearest, nearest - OBJECT_WORDS * WORD, -WORD):
+                table = next(iter(_words(memory.fileno(), address, 1)), 0)
+                words = _words(memory.fileno(), table, TABLE_WORDS) if table % WORD == 0 else ()
+                entries = set(itertools.takewhile(lambda word: 0 < word < HIGHEST, words))  # till another table begins
+                methods = next((methods for methods in classes if methods.keys() <= entries), None)
+                if methods is not None:
+                    found[address] = methods
+                    break
+    return found
 
 
 def _words(memory: int, address: int, count: int) -> tuple[int, ...]:
-    """So many words of this process's memory; none where there is no memory."""
+    """So many words at an address; none where there is no memory."""
     with contextlib.suppress(OSError, OverflowError, struct.error):
         return struct.unpack(f"{count}Q", os.pread(memory, count * WORD, address))
     return ()

@@ -27,6 +27,15 @@ WAITS = {
 }
 """What ranks can wait in for one that does not come."""
 
+MUCH = "much = torch.ones(8_000_000)"
+WORK = {
+    "train": "ddp.zero_grad(); ddp(torch.ones(1, 4)).sum().backward()",
+    "send much": "dist.broadcast(much, 0)",
+    "make groups": "dist.new_group()",
+    "form their group": "dist.destroy_process_group(); dist.init_process_group('gloo')",
+}
+"""What ranks can do again and again when one of them dies."""
+
 DEATHS = {
     "os.kill(os.getpid(), signal.SIGKILL)": "was killed by SIGKILL",
     "os._exit(7)": "ended its process with exit code 7",
@@ -147,17 +156,35 @@ def dies(random: Random) -> Fault:
 
 
 def killed(random: Random) -> Fault:
-    """One or two ranks are killed from outside at any moment of a cell that trains."""
+    """One or two ranks are killed from outside at any moment of what all do together."""
     ranks = random.sample(range(RANKS), random.choice((1, 1, 2)))
-    times = sorted(random.uniform(0, 0.3) for _ in ranks)
+    first = random.uniform(0, 0.3)
+    times = sorted(first + random.uniform(0, 0.02) for _ in ranks)  # before the run is over that the first one ends
+    do, work = random.choice(list(WORK.items()))
     return Fault(
-        f"ranks {ranks} are killed at {', '.join(f'{at:.3f} s' for at in times)}",
-        f"{CELL}for _ in range(100000):\n    ddp.zero_grad(); ddp(torch.ones(1, 4)).sum().backward()",
+        f"ranks {ranks} are killed at {', '.join(f'{at:.3f} s' for at in times)}, all {do}",
+        f"{CELL}{MUCH}\nprint('begun', flush=True)\nfor _ in range(100000):\n    {work}",
         ("RankFailed",),
         ("killed by SIGKILL", "started again without variables"),
         frozenset(ranks),
-        waits_for_begin=False,
         hits=tuple(Hit(at, f"rank {rank}") for at, rank in zip(times, ranks, strict=True)),
+    )
+
+
+def frozen(random: Random) -> Fault:
+    """A rank stands still while much is sent to it; then it is killed, or the kernel is interrupted."""
+    rank, is_killed = random.randrange(RANKS), random.random() < 0.5
+    stop = f"threading.Timer({random.uniform(0, 0.1)}, os.kill, [os.getpid(), signal.SIGSTOP]).start()"
+    cell = f"{CELL}{MUCH}\ndist.barrier()\nprint('begun', flush=True)\nif rank == {rank}: {stop}\n"
+    told = f"rank {rank} was killed by SIGKILL" if is_killed else f"rank {rank} had to be killed"
+    return Fault(
+        f"rank {rank} stands still and is {'killed' if is_killed else 'interrupted'}, the others send it much",
+        f"{cell}while True: dist.broadcast(much, 0)",
+        ("RankFailed" if is_killed else "RunInterrupted",),
+        (told,),
+        frozenset({rank}),
+        interrupt=None if is_killed else random.uniform(0.2, 0.4),
+        hits=(Hit(random.uniform(0.2, 0.4), f"rank {rank}"),) if is_killed else (),
     )
 
 
@@ -191,6 +218,7 @@ ON_RANKS: dict[Callable[[Random], Fault], int] = {
     stuck: 1,
     dies: 4,
     killed: 3,
+    frozen: 1,
     exits: 1,
     restarted: 2,
     left_behind: 1,

@@ -24,7 +24,7 @@ __all__ = ["Chaos", "Parts", "Wrong"]
 
 SET_UP = """%%modal_distributed {options}
 {register}
-import ctypes, os, signal, subprocess, time, torch, torch.distributed as dist
+import ctypes, os, signal, subprocess, threading, time, torch, torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel as DDP
 torch.manual_seed(0)
 ddp = DDP(torch.nn.Linear(4, 2))
@@ -113,7 +113,7 @@ class Chaos:
             raise Wrong(f"ended with {shown.error_name or 'no error'}: {shown.error}\n{shown.stdout}{shown.stderr}")
         missing = [words for words in fault.told if words.lower() not in shown.error.lower()]
         if missing:
-            raise Wrong(f"{missing} is not said: {shown.error}")
+            raise Wrong(f"{missing} is not said: {shown.error}\n{shown.traceback}")
         if seconds > fault.control:
             raise Wrong(f"control came back after {seconds:.2f} s: {shown.error}")
         if fault.ends:
