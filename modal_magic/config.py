@@ -23,8 +23,10 @@ __all__ = ["INTERNAL_VARIABLES", "from_environment", "from_file"]
 
 PREFIX = "MODAL_MAGIC_"
 
-INTERNAL_VARIABLES = frozenset({"MODAL_MAGIC_RUNTIME_DIR", "MODAL_MAGIC_PRICES"})
-"""Variables with our prefix that are no options."""
+INTERNAL_VARIABLES = frozenset(
+    {"MODAL_MAGIC_RUNTIME_DIR", "MODAL_MAGIC_PRICES", "MODAL_MAGIC_CHECKPOINT_DIR", "MODAL_MAGIC_VOLUMES"}
+)
+"""Variables with our prefix that are no options; the last two are those of a rank, whose cell may start a session."""
 
 
 def from_file(cwd: Path) -> dict[str, object]:

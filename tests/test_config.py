@@ -11,6 +11,8 @@ from hypothesis import strategies as some
 from modal_magic.config import INTERNAL_VARIABLES, from_environment, from_file
 from modal_magic.errors import UsageError
 from modal_magic.options import OPTIONS, resolve
+from modal_magic.prices import OWN_PRICES
+from modal_magic.resuming import CHECKPOINTS, VOLUMES
 
 
 def write(folder: Path, name: str, content: str) -> Path:
@@ -105,6 +107,7 @@ def test_variables_give_options() -> None:
 
 
 def test_variables_of_our_own_are_no_options() -> None:
+    assert {OWN_PRICES, CHECKPOINTS, VOLUMES, "MODAL_MAGIC_RUNTIME_DIR"} == INTERNAL_VARIABLES
     assert from_environment(dict.fromkeys(INTERNAL_VARIABLES, "x")) == {}
 
 
