@@ -184,6 +184,13 @@ def test_the_kernel_s_interrupt_reaches_the_ranks_and_keeps_variables(book: Note
     assert book.run("%%modal_distributed\nprint(precious)").lines == [f"[rank {rank}] {rank}" for rank in range(4)]
 
 
+def test_a_notebook_may_call_something_of_its_own_in(book: Notebook) -> None:
+    book.run("In, cells = 5, In")
+    shown = book.run("%%modal_distributed --replicas 4 --backend local --ranks 1\n1 / 0")
+    book.run("In = cells")
+    assert shown.error_name == "RankFailed"
+
+
 INTERRUPT_AT = """
 import importlib
 room = importlib.import_module("modal_magic.notebook.{room}")

@@ -76,7 +76,7 @@ class ModalMagics(Magics):
         """What `modal_distributed` does."""
         given = parse_line(line, TABLES["modal_distributed"])
         options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given)
-        number = len(self.host.user_ns["In"]) - 1  # execution_count is this cell or the next, by version of IPython
+        number = cell_number(self.host)
         if cell is not None:
             check_cell(self.host, cell, number)
         session = self.sessions.get(given)
@@ -278,6 +278,12 @@ def taking_along(run: Run) -> Iterator[None]:
         with contextlib.suppress(SessionError):
             run.interrupt()
         raise
+
+
+def cell_number(shell: InteractiveShell) -> int:
+    """The number of the cell that runs now: `execution_count` is this one or the next, by version of IPython."""
+    cells = shell.history_manager.input_hist_parsed if shell.history_manager is not None else []
+    return max(0, len(cells) - 1)
 
 
 def retries_of(options: Options) -> Retries:
