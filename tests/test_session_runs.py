@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import signal
+import threading
 from typing import cast
 
 import pytest
@@ -75,3 +77,26 @@ def test_a_run_that_nobody_follows_does_not_grow_with_what_is_told_of_its_bars()
     runs.take_live([p.Metric(0, "going", "loss", 0.5, 1)])
     runs.taken()
     assert going.events(0.0) == [p.Metric(0, "going", "loss", 0.5, 1)]
+
+
+class Timed(threading.Event):
+    """An event that knows how long it was waited for at once, and comes after so many waits."""
+
+    def __init__(self, waits: int) -> None:
+        super().__init__()
+        self.waits, self.longest = waits, 0.0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.longest = max(self.longest, math.inf if timeout is None else timeout)
+        self.waits -= 1
+        return self.waits < 0
+
+
+def test_no_wait_is_longer_than_an_interrupt_may_take_where_locks_hear_none() -> None:
+    going = run("going")
+    going._over = over = Timed(waits=100)
+    assert going.wait() is going and over.longest <= 1.0
+    going._over = over = Timed(waits=10**6)
+    with pytest.raises(TimeoutError, match=r"the run still goes on after 0\.01 s"):
+        going.wait(0.01)
+    assert over.longest <= 0.01

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
@@ -21,15 +23,29 @@ from modal_magic.view.text import TextView
 if TYPE_CHECKING:
     from modal_magic.sessions.session import Session
 
-__all__ = ["Run"]
+__all__ = ["Run", "waited"]
 
 
 REST_CHARACTERS = 20_000
 """While unfinished lines are longer than this in all, nobody is told at every turn how much was shown."""
 
 
+STEP_SECONDS = 0.5
+"""The longest wait that no interrupt ends."""
 UNREAD = 1000
 """So many words on bars and metrics wait for whoever follows the run; the view has all of them in any case."""
+
+
+def waited(event: threading.Event, seconds: float | None) -> bool:
+    """Wait so long (None: for any time) for an event, in steps, and say whether it came.
+
+    On Windows a lock hears no interrupt: the main thread hears it between two steps.
+    """
+    until = math.inf if seconds is None else time.monotonic() + seconds
+    while not event.wait(max(0.0, min(STEP_SECONDS, until - time.monotonic()))):
+        if time.monotonic() >= until:
+            return event.is_set()
+    return True
 
 
 class Run:
@@ -104,7 +120,7 @@ class Run:
         Raises RankFailed or RunInterrupted when that is how it ended, SessionClosed or GatewayLost when the session
         went away, and TimeoutError after `timeout` seconds, when the run simply goes on.
         """
-        if not self._over.wait(timeout):
+        if not waited(self._over, timeout):
             raise TimeoutError(f"the run still goes on after {timeout:g} s")
         self.check()
         return self

@@ -24,7 +24,7 @@ from modal_magic.sessions.answers import Answer, Answers
 from modal_magic.sessions.checking import check_limits, check_lives, check_ranks, check_source, numbers_of
 from modal_magic.sessions.planning import connection_of, plan_of, shape_of
 from modal_magic.sessions.resources import Resources, choose_backend
-from modal_magic.sessions.run import Run
+from modal_magic.sessions.run import Run, waited
 from modal_magic.sessions.runs import SessionRuns
 from modal_magic.sessions.transcript import RunLog, asked
 from modal_magic.view.money import cost_line
@@ -148,7 +148,7 @@ class Session:
 
         Raises SessionError when they are not, after `seconds`.
         """
-        self._up.wait(seconds)
+        waited(self._up, seconds)
         self.check_open()
         if not self._up.is_set():
             raise SessionError(f"the ranks of session {self.name!r} are not up after {seconds:g} s: {self.state}")
@@ -212,7 +212,7 @@ class Session:
         if not self.closed:
             with contextlib.suppress(SessionError):
                 self.end("it was stopped")
-                self._ended.wait(seconds)
+                waited(self._ended, seconds)
                 answers = answers or isinstance(self._error, SessionClosed)
         self._shut(SessionClosed(f"session {self.name!r} was stopped"))
         if isinstance(self._error, GatewayLost):  # its log, which would be waited for: nobody else removes it now
