@@ -57,6 +57,7 @@ def load(shell: InteractiveShell) -> None:
     if left := shell.meta.pop(LEFT, None):
         magics.sessions.resume(*left)
     shell.register_magics(magics)
+    shell.events.register("post_run_cell", magics.after_cell)
     completion.install(shell, registry.names)
     atexit.register(magics.close)
     watch_end(shell, magics.sessions.kernel_ends, magics.sessions.kernel_leaves)
@@ -72,6 +73,7 @@ def unload(shell: InteractiveShell) -> None:
     if magics is None:
         return
     completion.uninstall(shell)
+    shell.events.unregister("post_run_cell", magics.after_cell)
     for kind in ("line", "cell"):
         for name in magics.magics[kind]:
             shell.magics_manager.magics[kind].pop(name, None)

@@ -118,8 +118,12 @@ class ModalMagics(Magics):
             raise with_hint(error, self.host.user_ns.keys() - self.host.user_ns_hidden.keys()) from None
         return None
 
+    def after_cell(self, result: object) -> None:
+        """Any cell of the shell is over: tell what has ended meanwhile."""
+        self.notices.tell_ended()
+
     def leave_behind(self, run: Run, view: TextView, limited: bool, handle: str) -> None:
-        """Have a run shown in the output of its cell while the notebook goes on; elsewhere its end is told later."""
+        """Have a run shown in its cell while the notebook goes on; elsewhere its end is told after a cell."""
         if self.notices.latest is None:
             self.notices.untold.append(run)
             return

@@ -49,6 +49,10 @@ class Notices:
         """Pass on what the session has to say, and how runs in the background have ended that was not told yet."""
         while not session.notices.empty():
             say(session.notices.get())
+        self.tell_ended()
+
+    def tell_ended(self) -> None:
+        """Say how runs in the background have ended that was not told yet."""
         for run in [run for run in self.untold if run.done]:
             self.untold.remove(run)
             show(ending(run))
