@@ -98,8 +98,9 @@ def test_the_widget_of_other_front_ends_draws_what_the_kernel_tells(browser: Bro
     page.evaluate("() => model.answer({lines: [[1, null, 2, 'stdout', 'loaded <b>']], total: 1})")
     assert page.locator(".log .lines").inner_text().strip() == "loaded <b>"
     page.get_by_role("button", name="Stacks").click()
+    page.wait_for_function("() => window.asked.what === 'stacks'")
     page.evaluate("stacks => model.answer(stacks)", g.given(g.running())["stacks"])
-    assert page.locator(".tree .fr").count() > 0
+    page.locator(".tree .fr").first.wait_for()
     assert violations(page) == []
     page.get_by_role("button", name="Interrupt").click()
     assert page.evaluate("() => window.asked.what") == "interrupt"
