@@ -61,6 +61,9 @@ def test_time_left_is_that_of_the_slowest_rank() -> None:
     assert shot.ranks[0].left == 10
     assert shot.left == shot.ranks[1].left == 40
     assert shot.ranks[2].left is None
+    move(run, 0, 100)
+    move(run, 1, 100)
+    assert taken(run).left is None  # they go on, nobody knows for how long
 
 
 def test_a_loop_in_a_loop_counts_as_part_of_its_step() -> None:

@@ -144,7 +144,10 @@ def _loop(bar: p.Progress, view: RankView, now: float) -> Loop:
 
 
 def _outlook(loops: Sequence[Loop], state: str) -> tuple[float | None, float | None]:
-    """How far a rank is, and the seconds left: by the outermost loop, to which the inner ones add parts of a step."""
+    """How far a rank is, and the seconds left: by the outermost loop, to which the inner ones add parts of a step.
+
+    Of a rank that goes on after its loops it is not known what is left.
+    """
     inner: float = 0.0
     for loop in reversed(loops):
         if not loop.total:
@@ -163,7 +166,7 @@ def _outlook(loops: Sequence[Loop], state: str) -> tuple[float | None, float | N
         if loop.total:
             steps += max(0.0, loop.total - loop.step - 1) * pace.total
             break
-    return inner, steps / pace.rate
+    return inner, steps / pace.rate if steps > 0 else None
 
 
 def _failure(run: RunView, world_size: int) -> Failure:
