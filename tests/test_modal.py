@@ -73,11 +73,15 @@ def test_a_second_session_starts_from_the_snapshot_and_all_ranks_draw_numbers_of
     (tmp_path / "equal_seeds.py").write_text(seeds)
     modal_book.run(f"import sys\nsys.path.insert(0, {str(tmp_path)!r})")
     line = "%%modal_distributed --replicas 2 --backend modal --include equal_seeds --preload equal_seeds\n"
-    draw = "import random, numpy, torch\nprint(random.random(), numpy.random.rand(), torch.rand(()).item())"
+    draw = (
+        "import random, sys, numpy, torch\n"
+        "print(random.random(), numpy.random.rand(), torch.rand(()).item(), 'equal_seeds' in sys.modules)"
+    )
     drawn: list[str] = []
     for stage, other in (("cold start", "restore"), ("restore", "cold start")):
         shown = modal_book.run(line + draw)
-        drawn += [number for line in shown.lines if line.startswith("[rank") for number in line.split()[2:]]
+        drawn += [number for line in shown.lines if line.startswith("[rank") for number in line.split()[2:-1]]
+        assert shown.stdout.count(" True\n") == 2
         assert all(one["checkpointed"] for one in modal_service.containers("Node"))
         assert "snapshot" not in shown.stdout
         status = modal_book.run("%modal_status").stdout

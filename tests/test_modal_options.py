@@ -52,6 +52,8 @@ def deployed(gpu: str | None = None, **options: object) -> str:
 
 
 def test_options_become_the_definitions_of_nodes_and_gateway(service: Handle) -> None:
+    import modal
+
     name = deployed(
         "A100:2,H100:2", region="eu-west", cloud="aws", cpu=4.0, memory=16 * 2**30, preload=("json",), scaledown=300.0,
         min_containers=3, startup_timeout=90.0, bucket=("data:/data",),
@@ -66,8 +68,15 @@ def test_options_become_the_definitions_of_nodes_and_gateway(service: Handle) ->
     assert node["buckets"] == {"data": "/data"} and gateway["buckets"] == {}
     assert (node["scaledown"], node["timeout"], node["startup_timeout"]) == (300, 24 * 3600, 90)
     assert (node["least"], gateway["least"], node["cluster"]) == (3, 0, 0)
+    assert node["secrets"] == [{"MODAL_MAGIC_PRELOAD": "json"}]
     plain = service.ask("definitions", app=deployed(nonpreemptible=True))["Node.*"]
     assert plain["nonpreemptible"] and plain["scaledown"] == 2
+    modal.Secret.objects.create("tokens", {"TOKEN": "hush"}, allow_existing=True)
+    name = deployed("T4", snapshot="gpu", secret=("tokens",), ephemeral_disk=2**40, python="3.12")
+    large = service.ask("definitions", app=name)["Node.*"]
+    assert large["secrets"][0] == {"TOKEN": "hush"}
+    assert (large["ephemeral_disk_mb"], large["experiments"]) == (2**20, {"enable_gpu_snapshot": "True"})
+    assert any("3.12" in layer for layer in service.ask("layers", app=name))
 
 
 def test_an_app_is_deployed_once_and_anew_for_other_containers(service: Handle) -> None:

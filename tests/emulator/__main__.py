@@ -75,7 +75,7 @@ class Emulator:
             case "definitions":
                 app = self.world.app_named(wish["app"])
                 assert app is not None
-                return {name: defined(self.world.functions[id]) for name, id in app.functions.items()}
+                return {name: defined(self.world, self.world.functions[id]) for name, id in app.functions.items()}
             case "layers":
                 app = self.world.app_named(wish["app"])
                 assert app is not None
@@ -110,7 +110,7 @@ class Emulator:
         }
 
 
-def defined(function: Function) -> dict[str, object]:
+def defined(world: World, function: Function) -> dict[str, object]:
     """What a function was defined to be, in the words of its options."""
     first = function.definition
     return {
@@ -124,6 +124,9 @@ def defined(function: Function) -> dict[str, object]:
         "snapshot": first.checkpointing_enabled,
         "cluster": first._experimental_group_size,
         "rdma": first.resources.rdma,
+        "ephemeral_disk_mb": first.resources.ephemeral_disk_mb,
+        "experiments": dict(first.experimental_options),
+        "secrets": [dict(world.secrets[id]) for id in first.secret_ids],
         "least": first.autoscaler_settings.min_containers,
         "startup_timeout": first.startup_timeout_secs,
         "scaledown": first.autoscaler_settings.scaledown_window,

@@ -191,7 +191,8 @@ class Fleet:
         if definition.checkpointing_enabled:
             own["MODAL_ENABLE_SNAP_RESTORE"] = "1"
             own["MODAL_RESTORE_STATE_PATH"] = str(container.folder / "restore.json")
-        return kept | own
+        secrets = [self.world.secrets[id] for id in definition.secret_ids]
+        return {**kept, **{name: value for secret in secrets for name, value in secret.items()}, **own}
 
     def _bury(self, container: Container) -> None:
         """End what a container has left, and hand its inputs to another; after a failure or a cancel, end these too."""

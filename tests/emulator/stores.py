@@ -19,7 +19,7 @@ __all__ = ["Shelf", "Stores"]
 ITEM_BYTES = 1 << 20
 QUEUE_ITEMS = 5000
 PARTITION_BYTES = 64 << 20
-KINDS = {"di": "Dict", "qu": "Queue", "vo": "Volume"}
+KINDS = {"di": "Dict", "qu": "Queue", "st": "Secret", "vo": "Volume"}
 """What the beginnings of ids stand for."""
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from google.protobuf.empty_pb2 import Empty
-from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
 
 from tests.emulator.service import Room
@@ -37,6 +36,6 @@ class Volumes(Room):
         return Empty()
 
     async def SecretGetOrCreate(self, request: api.SecretGetOrCreateRequest) -> api.SecretGetOrCreateResponse:
-        if request.deployment_name and request.object_creation_type == api.OBJECT_CREATION_TYPE_UNSPECIFIED:
-            raise GRPCError(Status.NOT_FOUND, f"Secret {request.deployment_name!r} not found")
-        return api.SecretGetOrCreateResponse(secret_id=self.world.name("st"))
+        id = self.shelf.id_of(self.world, "st", request.deployment_name, request.object_creation_type)
+        self.world.secrets.setdefault(id, dict(request.env_dict))
+        return api.SecretGetOrCreateResponse(secret_id=id)

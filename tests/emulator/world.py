@@ -150,6 +150,7 @@ class World:
     inputs: dict[str, Input] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
     clusters: dict[str, Cluster] = field(default_factory=dict)
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
     bell: asyncio.Event = field(default_factory=asyncio.Event)
     numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
