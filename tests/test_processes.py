@@ -280,10 +280,15 @@ def test_a_killed_kernel_leaves_no_process_that_no_session_needs(runtime_folder:
 
 def test_a_lease_that_is_over_ends_the_session_and_leaves_nothing(resources: Resources, nothing_left: None) -> None:
     session = Session(resources=resources, backend="local", framework="none", lease=1)
-    pids = everyone(session)
+    pids, backend = everyone(session), resources.backend("local")
+    assert isinstance(backend, LocalBackend)
+    [zygote] = backend._serving[session.name]
     session.detach()
     assert gone(pids)
     assert session.name not in registry.names()
+    zygote.process.wait(10)
+    resources.prepare()
+    assert session.name not in backend._serving and zygote.process.stdin is not None and zygote.process.stdin.closed
 
 
 def test_no_lease_runs_out_while_a_run_goes_on(resources: Resources, nothing_left: None) -> None:

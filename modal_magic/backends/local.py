@@ -50,7 +50,10 @@ class LocalBackend:
         self._lock = threading.Lock()
 
     def prepare(self) -> None:
-        """See `Backend`: starts a zygote that imports torch."""
+        """See `Backend`: starts a zygote that imports torch, and lets go of those whose sessions have ended."""
+        for session, zygotes in list(self._serving.items()):
+            if all(zygote.process.poll() is not None for zygote in zygotes):
+                self.finish(session, 0.0)
         with self._lock:
             if self._warm is None:
                 self._warm = [spawn(dict(os.environ), host.prefix) for host in self._hosts]
