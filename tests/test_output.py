@@ -181,6 +181,18 @@ def test_figures_and_values_behind_a_flood_arrive(talker: Notebook) -> None:
     assert " MB more: %modal_logs" in shown.stdout.splitlines()[-1]
 
 
+def test_a_cell_that_closes_its_descriptors_takes_no_output_from_the_next(talker: Notebook) -> None:
+    talker.run(f"{CELL}os.close(1); os.close(2)")
+    shown = talker.run(f"{CELL}print('out')\nprint('err', file=sys.stderr, flush=True)\nos.system('echo child')")
+    assert [shown.stdout.count(word) for word in ("out", "child")] == [2, 2], shown
+    assert "err" in shown.stdout + shown.stderr
+
+
+def test_debuggers_say_that_there_is_no_keyboard(talker: Notebook) -> None:
+    for asked in ("%pdb on", "breakpoint()"):
+        assert "so it cannot use a debugger at cell line 2" in talker.run(f"{CELL}{asked}").error
+
+
 def test_warnings_and_log_records_of_ranks_name_the_cell(talker: Notebook) -> None:
     shown = talker.run(
         f"{CELL.strip()} --ranks 0\nimport inspect, logging, warnings\nwarnings.warn('careful')\n"

@@ -29,7 +29,7 @@ from traitlets.config import Config
 
 from modal_magic.node.failure import CELL, is_deep, plain_traceback
 from modal_magic.node.progress import Reporter
-from modal_magic.node.stdio import renew
+from modal_magic.node.stdio import no_debugger, renew
 from modal_magic.protocol import Display
 
 __all__ = ["RankShell", "make_shell", "rehearse"]
@@ -146,6 +146,16 @@ class RankShell(InteractiveShell):
         cleanup[:] = [transform for transform in cleanup if transform is not leading_empty_lines]
         self._own_transforms = [list(transforms) for transforms in self._transforms()]
         self._python: tuple[str, bool] = ("", False)
+
+    @property
+    def call_pdb(self) -> bool:
+        """Whether a failure begins a debugger, as `%pdb on` would have it: never. Setting it raises NoKeyboardError."""
+        return False
+
+    @call_pdb.setter
+    def call_pdb(self, value: bool) -> None:
+        if value:
+            no_debugger()
 
     def init_history(self) -> None:
         """See InteractiveShell."""

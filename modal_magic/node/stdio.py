@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bdb
 import builtins
+import contextlib
 import ctypes
 import functools
 import getpass
@@ -14,11 +15,13 @@ import sys
 from types import FrameType
 from typing import Any, NoReturn
 
-__all__ = ["NoKeyboardError", "redirect", "renew"]
+__all__ = ["NoKeyboardError", "no_debugger", "redirect", "renew"]
 
 
 LINE_BUFFERED = 1
 """_IOLBF of stdio.h."""
+SPARE = 100
+"""So much higher is a second descriptor of each pipe, for a cell that closes the first."""
 
 
 class NoKeyboardError(EOFError):
@@ -33,6 +36,7 @@ def redirect(stdout: int, stderr: int) -> None:
     devnull = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((devnull, 0), (stdout, 1), (stderr, 2)):
         os.dup2(source, target)
+        os.dup2(source, target + SPARE, inheritable=False)
         os.close(source)
     _buffer_lines_of_c()
     stdin = open(0, closefd=False)  # noqa: SIM115 - it lives as long as the process
@@ -51,8 +55,13 @@ def redirect(stdout: int, stderr: int) -> None:
 
 
 def renew() -> None:
-    """Have sys.stdout and sys.stderr again where there are none, or a cell has closed them."""
+    """Have sys.stdout and sys.stderr again where there are none, or a cell has closed them or their descriptors."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.dup2(descriptor + SPARE, descriptor)
         stream = getattr(sys, name)
         if stream is None or getattr(stream, "closed", False):
             stream = _line_writer(descriptor)
@@ -60,8 +69,16 @@ def renew() -> None:
             setattr(sys, f"__{name}__", stream)
 
 
+def no_debugger() -> NoReturn:
+    """Say why there is none. Raises NoKeyboardError."""
+    raise NoKeyboardError(
+        "a rank has no keyboard (print what you want to know, or ask %modal_stack where it is; after an error, "
+        "sys.last_traceback has its frames), so it cannot use a debugger"
+    )
+
+
 def _refuse_debuggers() -> None:
-    """Have debuggers that read from the keyboard say that there is none: `breakpoint()`, pdb, `%debug`, `%pdb`.
+    """Have debuggers that read from the keyboard say that there is none: `breakpoint()`, pdb, `%debug`.
 
     They would take the empty stdin for the command to quit. One that brings a line of its own, as to a socket, works.
     """
@@ -70,10 +87,7 @@ def _refuse_debuggers() -> None:
 
     def refuse(debugger: Any) -> None:
         if getattr(debugger, "stdin", sys.stdin) is sys.stdin:
-            raise NoKeyboardError(
-                "a rank has no keyboard (print what you want to know, or ask %modal_stack where it is; after an error, "
-                "sys.last_traceback has its frames), so it cannot use a debugger"
-            )
+            no_debugger()
 
     @functools.wraps(original_set_trace)
     def set_trace(debugger: Any, frame: FrameType | None = None) -> None:
