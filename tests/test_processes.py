@@ -6,15 +6,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from modal_magic import GatewayLost, RankFailed, Session, SessionClosed, SessionError, registry
+from modal_magic import GatewayLost, RankFailed, RunInterrupted, Session, SessionClosed, SessionError, registry
 from modal_magic.backends.local import Host, LocalBackend
 from modal_magic.backends.zygotes import await_ready, spawn
 from modal_magic.links.link import make_keys
+from modal_magic.protocol import Output
 from modal_magic.sessions.resources import Resources
 from modal_magic.specs import GatewaySpec, GatewayUp, StartGateway, Take
 from tests.support import memory
@@ -236,8 +238,25 @@ def test_data_loader_workers_leave_no_orphan(session: Session) -> None:
         ).wait(60)
     session.run("pass").wait(30)
     zygote, pids = tree(session)
+    until = time.monotonic() + 10
+    while len(zygote.children(recursive=True)) > 4 + 4 + 1 and time.monotonic() < until:  # it is killed, and dies soon
+        threading.Event().wait(0.01)
     assert {child.pid for child in zygote.children(recursive=True)} >= set(pids)
     assert len(zygote.children(recursive=True)) == 4 + 4 + 1
+
+
+def test_an_interrupt_ends_the_workers_of_a_data_loader_too(session: Session) -> None:
+    _, pids = tree(session)
+    loop = "for number, batch in enumerate(DataLoader(range(10**9), num_workers=2)): number == 9 and print('on')"
+    run = session.run(f"from torch.utils.data import DataLoader\n{loop}", ranks=[0])
+    while not any(isinstance(event, Output) for event in run.events(1.0)):
+        assert not run.done
+    workers = [child.pid for child in psutil.Process(pids[0]).children()]
+    run.interrupt()
+    with pytest.raises(RunInterrupted, match="variables are kept"):
+        run.wait(30)
+    assert len(workers) == 2 and gone(workers)
+    assert run.ranks[0].output == "on\n"
 
 
 def test_stopping_leaves_no_process_and_no_file(resources: Resources, runtime_folder: Path) -> None:

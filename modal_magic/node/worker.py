@@ -203,6 +203,17 @@ class Worker:
         else:
             sys.__unraisablehook__(lost)
 
+    def disown(self) -> None:
+        """In a child that the rank has forked, as the workers of a DataLoader: be any process of Python.
+
+        It says nothing more of the rank, and an interrupt ends it. One that lived on would be waited for for seconds
+        when what started it is collected as garbage: in a later cell, and just when that is to be left.
+        """
+        self.channel.disown()
+        self.tasks.disown()
+        if signal.getsignal(signal.SIGINT) == self.on_signal:  # else a cell has wanted another
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def say(self, message: p.Message) -> None:
         """Send what the code of a cell gave rise to. An interrupt in the middle of a message comes after it."""
         if threading.current_thread() is not threading.main_thread():
@@ -323,8 +334,6 @@ def run_worker(
     stdio.redirect(stdout, stderr)
     os.environ.update(spec.place.environment)
     channel, inbox = Channel(control), Channel(tasks)
-    for line in (channel, inbox):
-        os.register_at_fork(after_in_child=line.disown)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     framework = prepare(spec)
     framework.reseed()
@@ -339,6 +348,7 @@ def run_worker(
     sampler = Sampler(framework, threading.get_ident())
     worker = Worker(rank, inbox, channel, shell, framework, spec.place.anew, sampler)
     outlet.append(worker)
+    os.register_at_fork(after_in_child=worker.disown)
     shell.hush = worker.was_freed
     shell.plain = lambda error: framework.kind_of(error) == "communication"
     interval = max(progress.INTERVAL_SECONDS, namespace["world_size"] / progress.EVENTS_PER_SECOND)
