@@ -20,10 +20,11 @@ LOOK = """() => axe.run(document, {resultTypes: ['violations']}).then(found =>
 STATIC = ROOT / "modal_magic" / "static"
 START_WIDGET = """async ({code, shot}) => {
     const listeners = {};
+    window.asked = {};
     window.model = {get: () => shot, on: (event, call) => { listeners[event] = call; }, off: () => {},
                     set: next => { shot = next; listeners['change:shot'](); },
-                    send: asked => { window.asked = asked; },
-                    answer: value => listeners['msg:custom']({number: window.asked.number, value})};
+                    send: asked => { window.asked[asked.what] = asked; },
+                    answer: (what, value) => listeners['msg:custom']({number: window.asked[what].number, value})};
     const module = await import(URL.createObjectURL(new Blob([code], {type: 'text/javascript'})));
     window.end = module.default.render({model: window.model, el: document.getElementById('place')});
 }"""
@@ -94,16 +95,17 @@ def test_the_widget_of_other_front_ends_draws_what_the_kernel_tells(browser: Bro
     page.evaluate(START_WIDGET, {"code": (STATIC / "widget.js").read_text(), "shot": g.given(g.running())["shot"]})
     assert page.locator(".row").count() == 4
     page.locator(".row").nth(2).click()
-    page.wait_for_function("() => window.asked?.what === 'log' && window.asked.rank === 2")
-    page.evaluate("() => model.answer({lines: [[1, null, 2, 'stdout', 'loaded <b>']], total: 1})")
+    page.wait_for_function("() => window.asked.log?.rank === 2")
+    page.evaluate("() => model.answer('log', {lines: [[1, null, 2, 'stdout', 'loaded <b>']], total: 1})")
+    page.locator(".log .lines .ll").wait_for()
     assert page.locator(".log .lines").inner_text().strip() == "loaded <b>"
     page.get_by_role("button", name="Stacks").click()
-    page.wait_for_function("() => window.asked.what === 'stacks'")
-    page.evaluate("stacks => model.answer(stacks)", g.given(g.running())["stacks"])
+    page.wait_for_function("() => window.asked.stacks")
+    page.evaluate("stacks => model.answer('stacks', stacks)", g.given(g.running())["stacks"])
     page.locator(".tree .fr").first.wait_for()
     assert violations(page) == []
     page.get_by_role("button", name="Interrupt").click()
-    assert page.evaluate("() => window.asked.what") == "interrupt"
+    page.wait_for_function("() => window.asked.interrupt")
     page.get_by_text("The kernel is busy, and hears this when its cell is over.").wait_for()
     page.evaluate("shot => model.set(shot)", g.given(g.many())["shot"])
     assert page.locator(".row b, .row .g-rk").all_inner_texts()[:4] == ["300", "517", "212", "846"]
