@@ -123,6 +123,18 @@ def test_a_preempted_node_comes_back_under_its_number_and_the_others_keep_their_
     assert done.lines[:2] == ["[rank 0] 2 0", "[rank 1] 2 None"]
 
 
+def test_a_session_waits_for_its_only_node_that_was_taken_away(modal_book: Notebook, modal_service: Handle) -> None:
+    began = time.monotonic()
+    sent = modal_book.send("%%modal_distributed --replicas 1 --backend modal\nkept = 1")
+    modal_book.collect(sent, began)
+    [victim] = [str(one["id"]) for one in modal_service.containers("Node")]
+    modal_service.ask("interrupt", container=victim)
+    told = modal_book.wait_for(sent, "node 0 is back, in another container", began)
+    assert "no node is left: ranks start anew, without variables, when theirs is back" in told.stderr
+    assert seen(lambda: ready(modal_book), 40), modal_book.run("%modal_status").stdout + modal_service.logs()
+    assert modal_book.run("%%modal_distributed\nprint(globals().get('kept'))").lines[:1] == ["[rank 0] None"]
+
+
 def test_a_preempted_rank_saves_its_work_and_the_next_one_goes_on_from_there(
     modal_book: Notebook, modal_service: Handle, tmp_path: Path
 ) -> None:

@@ -282,6 +282,39 @@ def test_without_any_node_the_session_is_over() -> None:
     assert rig.machine.state is S.CLOSED
 
 
+def test_a_session_whose_last_node_is_taken_away_waits_until_it_is_back_but_not_for_ever() -> None:
+    rig = Rig(1, 2, patience=300.0).ready()
+    rig.run("a")
+    rig.play()
+    effects = rig.feed(s.NodeGone(0, "left: preempted", returns=True))
+    assert rig.ends == [("a", "failed", [0, 1])]
+    assert rig.machine.state is S.DEGRADED and rig.timers["nodes"] == 300.0
+    assert rig.logged(p.SessionChanged, effects)[-1].reason == (
+        "no node is left: ranks start anew, without variables, when theirs is back. "
+        "Otherwise %modal_stop ends the session, the next cell starts anew"
+    )
+    rig.run("too early")
+    assert rig.logged(p.RunEnded)[-1].reason == (
+        "ranks 0-1 are lost, for no node is left: they start anew when theirs is back. "
+        "Otherwise %modal_stop ends the session, the next cell starts anew"
+    )
+    rig.join(0)
+    rig.play()
+    assert rig.machine.state is S.READY and "nodes" not in rig.timers
+    rig.run("b")
+    rig.play()
+    rig.finish("b")
+    assert rig.ends[-1] == ("b", "done", [])
+    rig.feed(s.NodeGone(0, "left: preempted", returns=True))
+    effects = rig.fire("nodes")
+    assert effects[-1] == s.End("no node is left, and none has come back within 300 s")
+
+
+def test_a_session_whose_last_node_is_cancelled_is_over() -> None:
+    rig = Rig(1, 2, patience=300.0).ready()
+    assert rig.feed(s.NodeGone(0, "left: cancelled"))[-1] == s.End("node 0 left: cancelled, and no node is left")
+
+
 def test_a_run_whose_last_node_goes_away_has_failed_on_its_ranks() -> None:
     rig = Rig(1, 2).ready()
     rig.run("a")

@@ -147,7 +147,7 @@ class Gateway:
                 for event in report.events:
                     self._take(node_rank, event)
             case p.Left():
-                self._lose(s.NodeGone(node_rank, f"left: {report.reason}"))
+                self._lose(s.NodeGone(node_rank, f"left: {report.reason}", returns=report.returns))
 
     def _take(self, node_rank: int, event: p.NodeEvent) -> None:
         rank = getattr(event, "rank", None)

@@ -70,6 +70,7 @@ class Agent:
     usage: UsageWatch = field(default_factory=UsageWatch)
     notice_due: str = ""
     leaving: str | None = None
+    returns: bool = False
     leave_by: float = 0.0
     gone: bool = False
     waiter: Waiter = field(init=False)
@@ -248,7 +249,7 @@ class Agent:
     def leave(self, reason: str, grace: float = 0.0) -> None:
         """Ask all workers to end, and leave when they have. With a grace (in seconds) they save what they have."""
         if self.leaving is None:
-            self.leaving = reason
+            self.leaving, self.returns = reason, bool(grace)
             self.leave_by = time.monotonic() + max(EXIT_SECONDS, grace)
             if grace:
                 self.gateway.emit(p.Notice(f"node {self.spec.node_rank} is {reason}: its ranks save what they can"))
@@ -261,7 +262,7 @@ class Agent:
         if self.leaving is None or self.workers or self.gone:
             return
         if self.gateway.flush() or self.gateway.is_dead(time.monotonic()):
-            self.gateway.tell(p.Left(self.leaving))
+            self.gateway.tell(p.Left(self.leaving, self.returns))
             self.gone = True
 
     # -- workers

@@ -154,9 +154,10 @@ class Happened(Message):
 
 
 class Left(Message):
-    """The last word of an agent."""
+    """The last word of an agent. Where its node `returns`, another one of this number is on its way."""
 
     reason: str
+    returns: bool = False
 
 
 Report = Joined | Happened | Left | Beat

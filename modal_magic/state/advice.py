@@ -13,6 +13,8 @@ START_ANEW = "%modal_stop ends the session, the next cell starts anew"
 
 def why_degraded(truth: Truth, lost: list[int]) -> str:
     """Why a session goes on without these ranks."""
+    if not truth.nodes and not truth.silent:
+        return f"no node is left: ranks start anew, without variables, when theirs is back. Otherwise {START_ANEW}"
     away = [rank for rank in lost if truth.settings.topology.node_of(rank) in truth.silent]
     if not away:
         again = "%modal_restart tries once more" if truth.by_node(lost) else "--ranks names others"
@@ -29,6 +31,9 @@ def why_refused(truth: Truth, gone: list[int]) -> str:
     """Why a cell cannot run on these ranks."""
     one = len(gone) == 1
     told = f"{name_ranks(gone)} {'is' if one else 'are'} lost"
+    if not truth.nodes and not truth.silent:
+        starts = "it starts anew when its node" if one else "they start anew when theirs"
+        return f"{told}, for no node is left: {starts} is back. Otherwise {START_ANEW}"
     if silent := [node for node in _nodes(truth, gone) if node in truth.silent]:
         told += f", for {_silence(silent)}"
     ways = ["--ranks names others"] if truth.those(*FREE) else []

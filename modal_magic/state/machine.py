@@ -61,7 +61,7 @@ def _fired(truth: Truth, stimulus: Fired) -> None:
         case "group":
             overdue(truth)
         case "nodes":
-            if truth.rendezvous is None:
+            if truth.awaits_nodes:
                 patience_over(truth)
         case timer if timer.startswith("return of node "):
             not_returned(truth, int(timer.split()[-1]))

@@ -55,7 +55,7 @@ def node_gone(truth: Truth, gone: NodeGone) -> None:
         truth.silent.add(gone.node_rank)
         truth.do(SetTimer(f"return of node {gone.node_rank}", p.DEAD_MAN_SECONDS))
     else:
-        _give_up(truth, gone.node_rank, gone.cause)
+        _give_up(truth, gone.node_rank, gone.cause, gone.returns)
     if truth.nodes and truth.rendezvous is None:  # it may come back, but nobody waits for it for ever
         truth.do(SetTimer("group", GROUP_SECONDS))
 
@@ -64,14 +64,15 @@ def not_returned(truth: Truth, node_rank: int) -> None:
     """The time is over in which a silent node could have come back."""
     if node_rank not in truth.silent:
         return
-    _give_up(truth, node_rank, "stopped answering")
+    _give_up(truth, node_rank, "stopped answering", returns=True)
     if truth.nodes and truth.rendezvous is None and not truth.awaits_nodes:  # nobody else would end the wait
         begin_closing(truth, f"node {node_rank} stopped answering before the session was up")
 
 
 def await_nodes(truth: Truth) -> None:
-    """Have the session end after its patience while not all nodes are there."""
-    awaiting = truth.rendezvous is None and truth.settings.patience is not None
+    """Have the session end after its patience while not all nodes have been there yet, or none is any more."""
+    missing = truth.rendezvous is None or not (truth.nodes or truth.silent)
+    awaiting = missing and truth.settings.patience is not None
     if awaiting != truth.awaits_nodes:
         truth.awaits_nodes = awaiting
         truth.do(SetTimer("nodes", truth.settings.patience if awaiting else None))
@@ -80,6 +81,9 @@ def await_nodes(truth: Truth) -> None:
 def patience_over(truth: Truth) -> None:
     """Nodes have not come in the time that they were given."""
     assert truth.settings.patience is not None
+    if truth.rendezvous is not None:
+        begin_closing(truth, f"no node is left, and none has come back within {truth.settings.patience:g} s")
+        return
     here, count = sorted(truth.nodes), truth.settings.topology.nodes
     queued = [node_rank for node_rank in range(count) if node_rank not in truth.nodes]
     which = f"node{'s' * (len(queued) != 1)} {format_ranks(queued)} of {count}"
@@ -96,11 +100,15 @@ def _lose_ranks(truth: Truth, node_rank: int, cause: str, replaced: bool = True)
             lost(truth, event)
 
 
-def _give_up(truth: Truth, node_rank: int, cause: str) -> None:
-    """A node will not come back. Without any node there is no session."""
+def _give_up(truth: Truth, node_rank: int, cause: str, returns: bool) -> None:
+    """A node will not come back with its ranks. Without any node there is no session.
+
+    One that was up waits for nodes that return as it waited for all to come, where it does so with patience.
+    """
     truth.silent.discard(node_rank)
     truth.do(SetTimer(f"return of node {node_rank}", None))
-    if not truth.nodes and not truth.silent:
+    waits = returns and truth.rendezvous is not None and truth.settings.patience is not None
+    if not truth.nodes and not truth.silent and not waits:
         close(truth, f"node {node_rank} {cause}, and no node is left")
 
 

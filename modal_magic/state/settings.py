@@ -16,7 +16,8 @@ class Settings:
     """What a session was asked to be. `accelerated`: its ranks want GPUs; `grouped`: they form a process group.
 
     `lease`, `idle` and `max_lifetime` are in seconds, as `Lease` has them. Nodes that have not come after
-    `patience` (None: they may take as long as they like) end the session.
+    `patience` (None: they may take as long as they like) end the session; with patience it also waits so long for
+    nodes that return when none is left.
     """
 
     topology: Topology

@@ -40,12 +40,13 @@ class NodeJoined:
 class NodeGone:
     """An agent has left or fallen silent; `cause` is a phrase of the node: `stopped answering`.
 
-    A silent one may come back, and its ranks with it.
+    A silent one may come back, and its ranks with it. One that `returns` comes back with fresh ranks.
     """
 
     node_rank: int
     cause: str
     silent: bool = False
+    returns: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,12 +76,13 @@ class Rig:
         lease: float = 600.0,
         idle: float | None = None,
         max_lifetime: float | None = None,
+        patience: float | None = None,
         stillborn: Iterable[int] = (),
     ) -> None:
         self.topology = Topology(nodes, ranks_per_node)
         store = p.Store("127.0.0.1", 29400, "prefix") if grouped else None
         settings = s.Settings(
-            self.topology, grouped, accelerated, True, {"COLOUR": "red"}, store, lease, idle, max_lifetime
+            self.topology, grouped, accelerated, True, {"COLOUR": "red"}, store, lease, idle, max_lifetime, patience
         )
         self.machine = s.Machine(settings)
         self.grouped = grouped
