@@ -16,6 +16,7 @@ from modal_magic import Session, SessionClosed, registry
 from modal_magic.backends.base import Plan
 from modal_magic.backends.specifications import make_session_keys, specifications
 from modal_magic.sessions.resources import Resources
+from tests.support.eventually import seen
 from tests.support.notebook import notebook
 from tests.support.processes import gone, ours
 from tests.test_processes import everyone
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.patient
 
 def closing(session: Session) -> str:
     """Wait until a session has ended by itself; why it did."""
-    assert session._closing.wait(30)
+    assert seen(lambda: session.closed)
     with pytest.raises(SessionClosed) as caught:
         session.check_open()
     return str(caught.value)

@@ -51,7 +51,7 @@ def test_a_cell_runs_on_two_containers_and_stop_leaves_none(modal_book: Notebook
     assert shown.lines == [f"[rank {rank}] 1.0 {address} eth1 1" for rank in (0, 1)]
     assert address in [one["address"] for one in nodes]
     status = modal_book.run("%modal_status").stdout
-    assert re.search(r"\n  start: build .* queue .* cold start .* fork .* rendezvous .* first cell", status)
+    assert re.search(r"\n  start: build .* queue .* (cold start|restore) .* fork .* rendezvous .* first cell", status)
     assert re.search(
         r"\n  costs \$0\.0\d an hour, less than \$0\.01 so far \(Modal's prices of \d{4}-\d\d-\d\d", status
     )

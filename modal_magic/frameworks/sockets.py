@@ -47,6 +47,15 @@ class SocketBook:
             self.inodes.update(_open_sockets().keys() - before)
             self.before = outer
 
+    def resume(self) -> None:
+        """No recording goes on, as between two cells. An interrupt can leave one at any line of ours, and so open.
+
+        It would have what a cell opens later for itself taken for a connection of the groups.
+        """
+        if self.before is not None:
+            self.inodes.update(_open_sockets().keys() - self.before)
+            self.before = None
+
     def forget(self) -> None:
         """The groups are gone. What is still open of them is cut: work that was left behind in one waits no longer."""
         self._cut(self.inodes)

@@ -90,6 +90,7 @@ class TorchRank:
     def begin(self, run: str) -> None:
         """See `Framework`."""
         self.run, self.inits = run, 0
+        self.sockets.resume()
         self.groups.bury()
 
     def namespace(self) -> dict[str, Any]:
@@ -99,6 +100,7 @@ class TorchRank:
     def join(self, generation: int, together: bool) -> None:
         """See `Framework`."""
         self.generation, self.run, self.inits = generation, OURS, 0
+        self.sockets.resume()
         if self.wanted > generation:
             raise Superseded
         place = self.spec.place

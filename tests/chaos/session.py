@@ -41,7 +41,7 @@ dist.all_reduce(number)
 print(f'sum {int(number)} token {globals().get("token")}')
 """
 TRAIN = """%%modal_distributed
-left = None
+left = much = None
 ddp.zero_grad()
 ddp(torch.full((2, 4), float(rank + 1))).sum().backward()
 print('gradients', sorted(set(ddp.module.weight.grad.flatten().tolist())))
