@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -15,10 +13,10 @@ from modal_magic import registry
 from modal_magic.sessions.session import Session
 from tests.bench.simulated import STEPS, simulate
 from tests.support.browser import TOKEN, Lab, chromium, command, jupyter_lab, open_book, step_of
+from tests.support.eventually import until
 
 pytestmark = [pytest.mark.patient, pytest.mark.browser, pytest.mark.timeout(100)]
 
-T = TypeVar("T")
 LONG = """%%modal_distributed --replicas 4 --backend local --framework none --session {name}
 import math, time, modal_magic
 from tqdm import tqdm
@@ -33,15 +31,6 @@ for step in modal_magic.progress(range(100)):
     print("{HOSTILE}")
     if step == 50 and rank == 1:
         raise ValueError("{HOSTILE}")"""
-
-
-def until(look: Callable[[], T], seconds: float = 30.0) -> T:
-    """What `look` gives, once that is true."""
-    end = time.monotonic() + seconds
-    while not (found := look()):
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.05)
-    return found
 
 
 @pytest.fixture(scope="module")

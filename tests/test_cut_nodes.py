@@ -16,6 +16,7 @@ from modal_magic.backends.local import Host, LocalBackend
 from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.run import Run
 from modal_magic.view.model import RankView
+from tests.support.eventually import until
 from tests.support.namespaces import possible, set_link, two_hosts
 from tests.support.processes import gone
 from tests.support.training import train
@@ -78,8 +79,7 @@ def test_a_cut_node_is_named_and_comes_back_with_its_variables(cut: Cut, how: st
     told = ""
     while "node 1 answers again: ranks 2-3 kept their variables" not in told:
         told = cut.session.notices.get(timeout=20)
-    while cut.session.state != "ready":
-        time.sleep(0.01)
+    until(lambda: cut.session.state == "ready")
     assert results(cut.session.run(ALL_REDUCE).wait(30)) == [f"({rank}, 4)" for rank in range(4)]
 
 
@@ -96,8 +96,7 @@ def test_what_the_ranks_of_a_cut_node_print_meanwhile_is_not_lost(cut: Cut) -> N
     told = ""
     while "node 1 answers again" not in told:
         told = cut.session.notices.get(timeout=20)
-    while cut.session.state != "ready":
-        time.sleep(0.01)
+    until(lambda: cut.session.state == "ready")
     lines = [text for _, _, text in cut.session.logs([3], run=run.id)]
     assert lines == ["begun", *map(str, range(len(lines) - 1))]
     assert len(lines) > len(run.ranks[3].output.splitlines())

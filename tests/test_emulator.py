@@ -10,6 +10,7 @@ import modal
 import pytest
 
 from tests.emulator.handle import Handle
+from tests.support.eventually import until
 from tests.support.namespaces import possible
 
 pytestmark = [
@@ -53,8 +54,7 @@ def test_containers_reach_each_other_in_their_region_only_and_failed_inputs_are_
         with modal_service.reached(), app.run():
             call = there.spawn()
             places = modal.Dict.from_name("places", create_if_missing=True)
-            while (at := places.get("at")) is None:
-                time.sleep(0.05)
+            at = until(lambda: places.get("at"))
             began = time.monotonic()
             assert near.remote(at) is True
             assert time.monotonic() - began > 1.5 and places.get("failed")
@@ -85,8 +85,7 @@ def test_large_values_travel_as_blobs_and_a_tunnel_can_have_tls(modal_service: H
     with modal_service.reached(), app.run():
         call = there.spawn(data)
         places = modal.Dict.from_name("large", create_if_missing=True)
-        while (at := places.get("at")) is None:
-            time.sleep(0.05)
+        at = until(lambda: places.get("at"))
         trusting = ssl.create_default_context(cadata=modal_service.ask("certificate"))
         with trusting.wrap_socket(socket.create_connection(at), server_hostname=at[0]) as tunnel:
             assert tunnel.recv(100) == b"through TLS"

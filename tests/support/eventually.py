@@ -7,23 +7,28 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 __all__ = ["held", "seen", "until"]
+
+T = TypeVar("T")
 
 
 def seen(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Wait until something is so, as another process will have it; say whether it came to be in time."""
     latest = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > latest:
-            return False
+    while not (found := holds()) and time.monotonic() < latest:
         time.sleep(0.02)
-    return True
+    return found
 
 
-def until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    """Wait until something is so. Fails where it does not come to be."""
-    assert seen(holds, seconds), f"it did not come to be in {seconds:g} s"
+def until(look: Callable[[], T], seconds: float = 30.0) -> T:
+    """Wait until there is something to see, and return it. Fails where it does not come to be."""
+    latest = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < latest, f"it did not come to be in {seconds:g} s"
+        time.sleep(0.02)
+    return found
 
 
 @contextmanager
