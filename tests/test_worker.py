@@ -162,8 +162,7 @@ def test_a_number_that_has_another_owner_by_now_is_not_cut(monkeypatch: pytest.M
 def test_a_recording_that_an_interrupt_has_left_open_takes_nothing_of_what_is_opened_later() -> None:
     book = SocketBook()
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listener:
-        left_open = book.recording()
-        left_open.__enter__()
+        book.recording().__enter__()  # an interrupt keeps it from its end
         with socket.create_connection(listener.getsockname()) as theirs:
             book.resume()
             with socket.create_connection(listener.getsockname()) as own:
@@ -171,7 +170,6 @@ def test_a_recording_that_an_interrupt_has_left_open_takes_nothing_of_what_is_op
                 with pytest.raises(BrokenPipeError):
                     theirs.sendall(b"cut")
                 own.sendall(b"whole")
-        left_open.__exit__(None, None, None)
 
 
 def test_connections_are_cut_by_one_thread_while_another_ends_its_recording(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["SocketBook"]
+__all__ = ["Recording", "SocketBook"]
 
 
 def _open_sockets() -> dict[str, int]:
-    """The sockets of this process: descriptor by inode, which is what stays the same."""
+    """The sockets of this process: descriptor by inode, which is what stays the same. None where it cannot be seen."""
     found = {}
-    for entry in os.listdir("/proc/self/fd"):
+    for entry in os.listdir("/proc/self/fd") if os.path.isdir("/proc/self/fd") else ():
         with contextlib.suppress(OSError):
             target = os.readlink(f"/proc/self/fd/{entry}")
             if target.startswith("socket:"):
@@ -33,22 +32,12 @@ class SocketBook:
     inodes: set[str] = field(default_factory=set)
     before: set[str] | None = None
 
-    @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self) -> Recording:
         """Note the sockets that are opened inside; those of a failed attempt too."""
-        if not os.path.isdir("/proc/self/fd"):
-            yield
-            return
-        outer, before = self.before, set(_open_sockets())
-        self.before = before if outer is None else outer
-        try:
-            yield
-        finally:
-            self.inodes.update(_open_sockets().keys() - before)
-            self.before = outer
+        return Recording(self)
 
     def resume(self) -> None:
-        """No recording goes on, as between two cells. An interrupt can leave one at any line of ours, and so open.
+        """No recording goes on, as between two cells. An interrupt leaves one open that it catches at its end.
 
         It would have what a cell opens later for itself taken for a connection of the groups.
         """
@@ -82,3 +71,20 @@ class SocketBook:
                     with socket.socket(fileno=copy) as connection:
                         connection.getpeername()
                         connection.shutdown(socket.SHUT_RDWR)
+
+
+class Recording:
+    """What `SocketBook.recording` gives. Not made by `contextlib`: a generator that an interrupt keeps from its end
+    comes to it as garbage, at any time later, and takes all that was opened meanwhile for its own.
+    """
+
+    def __init__(self, book: SocketBook) -> None:
+        self.book, self.outer = book, book.before
+
+    def __enter__(self) -> None:
+        self.before = set(_open_sockets())
+        self.book.before = self.before if self.outer is None else self.outer
+
+    def __exit__(self, *_: object) -> None:
+        self.book.inodes.update(_open_sockets().keys() - self.before)
+        self.book.before = self.outer
