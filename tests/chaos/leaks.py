@@ -17,6 +17,8 @@ REST_SECONDS = 10.0
 """How long what is ending may take to end; what is still there then counts as a process that is there."""
 GROUP_DESCRIPTORS, GROUP_THREADS = 6, 3
 """What a process group costs a rank of four."""
+GROUP_BYTES = 32_000_000
+"""What the work of a group that was left may hold as well: the tensor of `MUCH`."""
 BYTES = 64 * 1024
 """What a fault may cost a process for ever: the log's index, the lines that a kernel keeps of its own history."""
 START_BYTES = 24 * 1024 * 1024
@@ -73,10 +75,10 @@ def compare(before: dict[str, Held], after: dict[str, Held], faults: int) -> lis
         memory = f"{then.memory >> 20} → {now.memory >> 20} MiB"
         counts = f"descriptors {then.descriptors} → {now.descriptors}, threads {then.threads} → {now.threads}"
         print(f"  {name}: {memory}, {counts}")
-        if now.memory > then.memory + START_BYTES + BYTES * faults:
-            found.append(f"{name} has grown from {then.memory >> 20} to {now.memory >> 20} MiB")
         # A rank may keep some groups that it has left: the last one, and those that its garbage refers to.
         groups = LINGERING + 1 if name == "ranks" else 0
+        if now.memory > then.memory + START_BYTES + BYTES * faults + groups * GROUP_BYTES:
+            found.append(f"{name} has grown from {then.memory >> 20} to {now.memory >> 20} MiB")
         if now.descriptors > then.descriptors + 8 + groups * GROUP_DESCRIPTORS:
             found.append(f"{name} holds {now.descriptors} descriptors, before {then.descriptors}")
         if now.threads > then.threads + 4 + groups * GROUP_THREADS:
