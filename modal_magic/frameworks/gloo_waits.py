@@ -13,6 +13,7 @@ import ctypes
 import itertools
 import os
 import struct
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,8 @@ ENDINGS = (
 They are virtual, so the first word of such an object leads to a table that has them.
 """
 NAMESPACE = "_ZN4gloo9transport3tcp"
+APART_SECONDS = 0.5
+"""Looks further apart tell nothing: a thread may wait at one address again and again, as memory is used again."""
 WORD, OBJECT_WORDS, TABLE_WORDS = 8, 128, 24
 """The bytes of a word; within how many an object has what is waited at, and its table the methods."""
 HIGHEST = 1 << 63
@@ -41,14 +44,16 @@ Methods = dict[int, Callable[[ctypes.c_void_p], object]]
 
 @dataclass(slots=True)
 class GlooWaits:
-    """Which waits there are, by the look before: (thread, address). One that lasts from a look to the next is stuck."""
+    """Which waits there were `at` the look before: (thread, address). What lasts from one to the next is stuck."""
 
     seen: frozenset[tuple[str, int]] = frozenset()
+    at: float = 0.0
 
     def call_off(self) -> None:
         """End the waits that were there at the last call too. The connections of the groups must have been cut."""
-        waits = frozenset(_futex_waits())
-        stuck, self.seen = waits & self.seen, waits
+        now, waits = time.monotonic(), frozenset(_futex_waits())
+        stuck = waits & self.seen if now - self.at < APART_SECONDS else frozenset()
+        self.seen, self.at = waits, now
         if stuck:
             with contextlib.suppress(OSError, AttributeError):  # another system, or another torch
                 for address, methods in _objects({wait for _, wait in stuck}, _endings()).items():
