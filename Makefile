@@ -54,7 +54,7 @@ beside: $(VIEWS)
 	cat $$said; rm $$said; exit $$failed
 
 emulator: $(READY) tools ## an emulator of Modal to rehearse against (root, Linux); it prints what to set, and ends with Ctrl-D
-	@$(BIN)/python -m tests.emulator
+	@$(BIN)/python -m tests.modal_emulator
 
 verify-modal: $(READY) ## with a token: what only Modal itself can confirm (starts containers, which cost); GPU=T4 for GPUs
 	$(BIN)/python -m tests.verify_modal $(if $(GPU),--gpu $(GPU))

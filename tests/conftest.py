@@ -16,7 +16,7 @@ import pytest
 from modal_magic.backends.local import LocalBackend
 from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.session import Session
-from tests.emulator.handle import Handle, emulator
+from tests.modal_emulator.handle import Handle, emulator
 from tests.support.notebook import Notebook, notebook
 from tests.support.processes import described, gone, ours
 

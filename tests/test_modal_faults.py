@@ -9,7 +9,7 @@ import pytest
 
 from modal_magic import RankFailed, RunInterrupted, Session
 from modal_magic.sessions.resources import Resources
-from tests.emulator.handle import Handle
+from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.namespaces import possible
 from tests.support.training import begun, train

@@ -14,7 +14,7 @@ import pytest
 
 from modal_magic import Session
 from modal_magic.sessions.session import Resources
-from tests.emulator.handle import Handle
+from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible

@@ -11,7 +11,7 @@ import pytest
 
 from modal_magic import Session, registry
 from modal_magic.backends.modal_inventory import left_running
-from tests.emulator.handle import Handle
+from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible

@@ -14,7 +14,7 @@ from modal_magic.containers import Containers
 from modal_magic.errors import RankFailed, SessionError, UsageError
 from modal_magic.options import Options
 from modal_magic.sessions.session import Resources, Session
-from tests.emulator.handle import Handle
+from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from modal_magic.sessions.session import Session
 from tests.bench.figures import Bench, Row, median, milliseconds, seconds
-from tests.emulator.handle import emulator
+from tests.modal_emulator.handle import emulator
 from tests.support.namespaces import possible
 
 __all__ = ["MODAL"]
@@ -66,11 +66,12 @@ MODAL = Bench(
     name="modal",
     limit=180,
     how=(
-        f"One container with {RANKS} ranks on the emulator of Modal (`tests/emulator`), whose tunnels and queues take "
-        f"{ROUND_TRIP * 1000:.0f} ms for a word and its answer. The clock runs in the client (`Session.run`, `wait`) "
-        f"from sending `pass` to the end of the run: p50 of {TURNS}. The round trip beside it is that of a question to "
-        f"the gateway (`Session.status`), p50 of as many. Then each rank prints {LINES:,} lines, and every line of the "
-        "session's log is compared with what was printed; the time beside that is from sending to the end of the run."
+        f"One container with {RANKS} ranks on the emulator of Modal (`tests/modal_emulator`), whose tunnels and queues "
+        f"take {ROUND_TRIP * 1000:.0f} ms for a word and its answer. The clock runs in the client (`Session.run`, "
+        f"`wait`) from sending `pass` to the end of the run: p50 of {TURNS}. The round trip beside it is that of a "
+        f"question to the gateway (`Session.status`), p50 of as many. Then each rank prints {LINES:,} lines, and every "
+        "line of the session's log is compared with what was printed; the time beside that is from sending to the end "
+        "of the run."
     ),
     run=run,
 )

@@ -9,7 +9,7 @@ import pytest
 from modal_magic.backends.local import LocalBackend
 from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.session import Session
-from tests.emulator.handle import Handle
+from tests.modal_emulator.handle import Handle
 from tests.support.namespaces import possible, two_hosts
 
 NAMESPACES = [

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.emulator.handle import Handle
+from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.notebook import Notebook, notebook
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
 
-from tests.emulator.rules import check
-from tests.emulator.service import Room
-from tests.emulator.world import App, Function
+from tests.modal_emulator.rules import check
+from tests.modal_emulator.service import Room
+from tests.modal_emulator.world import App, Function
 
 __all__ = ["Functions"]
 

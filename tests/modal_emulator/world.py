@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from modal_proto import api_pb2 as api
 
 if TYPE_CHECKING:
-    from tests.emulator.network import Namespace
+    from tests.modal_emulator.network import Namespace
 
 __all__ = ["App", "Call", "Cluster", "Container", "Function", "Input", "Settings", "World"]
 

@@ -59,7 +59,7 @@ class Handle:
 @contextmanager
 def emulator(namespaces: bool = True) -> Iterator[Handle]:
     """Start an emulator; end it with all its containers."""
-    command = [sys.executable, "-m", "tests.emulator", *([] if namespaces else ["--no-namespaces"])]
+    command = [sys.executable, "-m", "tests.modal_emulator", *([] if namespaces else ["--no-namespaces"])]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
 
-from tests.emulator.service import Room
+from tests.modal_emulator.service import Room
 
 __all__ = ["Clusters"]
 

@@ -9,9 +9,9 @@ from aiohttp import web
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
 
-from tests.emulator import network
-from tests.emulator.service import Room
-from tests.emulator.world import Container, World
+from tests.modal_emulator import network
+from tests.modal_emulator.service import Room
+from tests.modal_emulator.world import Container, World
 
 __all__ = ["Blobs", "Warehouse"]
 

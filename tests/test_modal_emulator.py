@@ -9,7 +9,7 @@ import time
 import modal
 import pytest
 
-from tests.emulator.handle import Handle
+from tests.modal_emulator.handle import Handle
 from tests.support.eventually import until
 from tests.support.namespaces import possible
 

@@ -18,11 +18,11 @@ from grpclib.server import Server
 from modal_proto import api_pb2 as api
 from modal_proto.api_grpc import ModalClientBase
 
-from tests.emulator import network
-from tests.emulator.apps import layout_of
-from tests.emulator.blobs import Warehouse
-from tests.emulator.files import Library
-from tests.emulator.world import Cluster, Container, Function, Input, World
+from tests.modal_emulator import network
+from tests.modal_emulator.apps import layout_of
+from tests.modal_emulator.blobs import Warehouse
+from tests.modal_emulator.files import Library
+from tests.modal_emulator.world import Cluster, Container, Function, Input, World
 
 __all__ = ["Fleet"]
 

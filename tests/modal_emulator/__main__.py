@@ -1,5 +1,6 @@
-"""`python -m tests.emulator`: serve until stdin ends. The first line of stdout is the address for MODAL_SERVER_URL.
+"""`python -m tests.modal_emulator`: serve until stdin ends.
 
+The first line of stdout is the address for MODAL_SERVER_URL.
 Lines on stdin are wishes of a test, as JSON; each is answered by one line.
 """
 
@@ -17,19 +18,19 @@ from typing import Any
 from grpclib.server import Server
 from modal_proto.api_grpc import ModalClientBase
 
-from tests.emulator import network
-from tests.emulator.apps import Apps
-from tests.emulator.blobs import Blobs, Warehouse
-from tests.emulator.calls import Calls
-from tests.emulator.clusters import Clusters
-from tests.emulator.containers import Fleet
-from tests.emulator.files import Files, Library
-from tests.emulator.functions import Functions
-from tests.emulator.service import service_of
-from tests.emulator.stores import Shelf, Stores
-from tests.emulator.tunnels import Tunnels
-from tests.emulator.volumes import Volumes
-from tests.emulator.world import Container, Function, World
+from tests.modal_emulator import network
+from tests.modal_emulator.apps import Apps
+from tests.modal_emulator.blobs import Blobs, Warehouse
+from tests.modal_emulator.calls import Calls
+from tests.modal_emulator.clusters import Clusters
+from tests.modal_emulator.containers import Fleet
+from tests.modal_emulator.files import Files, Library
+from tests.modal_emulator.functions import Functions
+from tests.modal_emulator.service import service_of
+from tests.modal_emulator.stores import Shelf, Stores
+from tests.modal_emulator.tunnels import Tunnels
+from tests.modal_emulator.volumes import Volumes
+from tests.modal_emulator.world import Container, Function, World
 
 
 class Emulator:
@@ -166,6 +167,6 @@ async def main(namespaces: bool) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m tests.emulator", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.modal_emulator", description=__doc__)
     parser.add_argument("--no-namespaces", action="store_true", help="containers share this machine's network")
     asyncio.run(main(not parser.parse_args().no_namespaces))

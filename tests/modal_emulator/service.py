@@ -11,7 +11,7 @@ from grpclib import GRPCError, Status
 from grpclib.server import Stream
 from modal_proto.api_grpc import ModalClientBase
 
-from tests.emulator.world import Container, World
+from tests.modal_emulator.world import Container, World
 
 __all__ = ["Room", "service_of"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2 as api
 
-from tests.emulator.service import Room
-from tests.emulator.stores import Shelf
-from tests.emulator.world import Container, World
+from tests.modal_emulator.service import Room
+from tests.modal_emulator.stores import Shelf
+from tests.modal_emulator.world import Container, World
 
 __all__ = ["Volumes"]
 

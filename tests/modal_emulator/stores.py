@@ -11,8 +11,8 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
 
-from tests.emulator.service import Room
-from tests.emulator.world import Container, World
+from tests.modal_emulator.service import Room
+from tests.modal_emulator.world import Container, World
 
 __all__ = ["Shelf", "Stores"]
 

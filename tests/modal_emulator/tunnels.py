@@ -12,9 +12,9 @@ from pathlib import Path
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
 
-from tests.emulator.network import connect_inside
-from tests.emulator.service import Room
-from tests.emulator.world import Container
+from tests.modal_emulator.network import connect_inside
+from tests.modal_emulator.service import Room
+from tests.modal_emulator.world import Container
 
 __all__ = ["Tunnels"]
 

@@ -8,9 +8,9 @@ from google.protobuf.empty_pb2 import Empty
 from grpclib import GRPCError, Status
 from modal_proto import api_pb2 as api
 
-from tests.emulator.containers import Fleet
-from tests.emulator.service import Room
-from tests.emulator.world import Call, Container, Input, World
+from tests.modal_emulator.containers import Fleet
+from tests.modal_emulator.service import Room
+from tests.modal_emulator.world import Call, Container, Input, World
 
 __all__ = ["Calls"]
 
