@@ -90,8 +90,8 @@ HERE = {
 """What never runs in a kernel that has no Unix: the rest does."""
 ON_MODAL = {
     f"backends/modal_{name}"
-    for name in ("inventory", "app", "bridge", "carrier", "gateway", "meeting", "node", "trouble", "volumes")
-}
+    for name in ("inventory", "app", "bridge", "carrier", "gateway", "meeting", "node", "restores", "trouble")
+} | {"backends/modal_volumes"}
 """What the Modal backend loads when a session is started there; the client of Modal comes with it."""
 UNIX_MODULES = {"fcntl", "resource", "pwd", "grp", "pty", "termios"}
 UNIX_NAMES = {"fork", "forkpty", "killpg", "setsid", "SIGKILL", "AF_UNIX", "socketpair", "send_fds", "recv_fds"}

@@ -222,6 +222,28 @@ def test_nodes_that_stay_in_the_queue_are_named_and_nothing_goes_on(
 
 
 @pytest.mark.kernel
+@pytest.mark.parametrize(
+    ("trouble", "told", "kept"),
+    [
+        ("crashes", "nodes start from a snapshot of the CPU's memory instead (--snapshot cpu does so at once)", True),
+        ("fails", "Modal had no snapshot of the GPU's memory, or could not restore it: nodes start without", False),
+    ],
+)
+def test_a_gpu_whose_memory_cannot_be_restored_costs_time_and_is_said_once(
+    modal_book: Notebook, modal_service: Handle, trouble: str, told: str, kept: bool
+) -> None:
+    modal_service.ask("set", settings={"gpu_restore": trouble})
+    try:
+        line = "%%modal_distributed --gpu T4 --snapshot gpu --backend modal --framework none\n"
+        shown = modal_book.run(line + "print('here')", 120)
+    finally:
+        modal_service.ask("set", settings={"gpu_restore": "works"})
+    assert "[rank 0] here" in shown.lines, shown.error + modal_service.logs()
+    assert shown.stdout.count(told) == 1
+    assert [one["checkpointed"] for one in modal_service.containers("Node")] == [kept]
+
+
+@pytest.mark.kernel
 def test_one_node_does_without_a_snapshot_and_without_i6pn(modal_book: Notebook, modal_service: Handle) -> None:
     line = "%%modal_distributed --backend modal --snapshot off --no-i6pn --nproc-per-node 2 --env COLOUR=red\n"
     shown = modal_book.run(

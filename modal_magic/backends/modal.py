@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -25,8 +25,6 @@ from modal_magic.errors import SessionError
 from modal_magic.protocol import Stage
 
 if TYPE_CHECKING:
-    import modal
-
     from modal_magic.backends.modal_meeting import Ticket
 
 __all__ = ["ModalBackend"]
@@ -45,12 +43,15 @@ BRIDGE_SECONDS = 5.0
 class Started:
     """What a session has: the key of its meeting, its calls by their ids, the gateway's first, and its bridge.
 
-    Of one that another kernel has started there is no more than the bridge that this one has started again.
+    Of one that another kernel has started there is no more than the bridge that this one has started again. `watcher`
+    sees to restores, until it is told that the session is `done`.
     """
 
     key: str
     calls: list[str]
     bridge: subprocess.Popen[bytes] | None = None
+    watcher: threading.Thread | None = None
+    done: threading.Event = field(default_factory=threading.Event)
 
 
 class ModalBackend:
@@ -138,9 +139,9 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
     from modal_magic.backends.modal_trouble import explain, reach
 
     containers = plan.containers
-    calls: list[modal.FunctionCall[None]] = []
-    bridge = None
     key = f"{plan.session}-{uuid.uuid4().hex[:12]}"
+    started = Started(key, [])
+    calls = started.calls
     began = time.time()
     try:
         reach()
@@ -153,12 +154,14 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
         meeting = Meeting(key)
         meeting.put("ticket", ticket)
         if not containers.no_i6pn:
-            calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key))
+            calls.append(modal.Cls.from_name(app, "Gateway")().serve.spawn(key).object_id)
         node_of = modal.Cls.from_name(app, node_class(containers))()
         # One call makes a whole cluster, whose nodes learn their ranks from Modal.
         ranks = [None] if containers.clustered else range(plan.nodes)
-        calls.extend(node_of.serve.spawn(key, node_rank) for node_rank in ranks)
-        meeting.put("calls", Calls(calls[0].object_id, [call.object_id for call in calls[1:]], plan.nodes))
+        calls.extend(node_of.serve.spawn(key, node_rank).object_id for node_rank in ranks)
+        meeting.put("calls", Calls(calls[0], calls[1:], plan.nodes))
+        if containers.snapshot == "gpu":
+            started = replace(started, watcher=_watch_restores(plan, app, started))
         at = meeting.wait("gateway", GatewayAt, containers.startup_timeout, abandoned.is_set)
         if at is None:
             raise SessionError(
@@ -173,15 +176,24 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
             )
         if plan.link == "queue" or notice:
             bridge, port = bridges.start(plan.session, key)
-            host = "127.0.0.1"
+            started, host = replace(started, bridge=bridge), "127.0.0.1"
     except BaseException as error:
-        _give_up(Started(key, [call.object_id for call in calls]))
+        _give_up(started)
         if isinstance(error, modal.exception.Error):
             raise SessionError(explain(error)) from error
         raise
-    started = Started(key, [call.object_id for call in calls], bridge)
     checked = key if containers.scaledown is None else ""  # else containers are kept on purpose
     return Reached(host, port, keys.gateway.public, keys.client, 0, notice, checked), started
+
+
+def _watch_restores(plan: Plan, app: str, started: Started) -> threading.Thread:
+    """Have a thread see to it that nodes come though Modal cannot restore the memory of their GPUs."""
+    from modal_magic.backends.modal_restores import watch_restores
+
+    watched = plan, app, started.key, started.calls, started.done
+    thread = threading.Thread(target=watch_restores, args=watched, name="modal_magic restores", daemon=True)
+    thread.start()
+    return thread
 
 
 def _answers(host: str, port: int) -> bool:
@@ -211,6 +223,7 @@ def _ticket(plan: Plan, keys: SessionKeys, build: Stage) -> Ticket:
         agent=msgspec.structs.replace(agent, cores=round(plan.containers.cpu or 0)),
         patience=patience,
         link=plan.link,
+        snapshot=plan.containers.snapshot,
         volumes=[volume.partition(":")[0] for volume in plan.containers.volume],
     )
 
@@ -228,6 +241,8 @@ def _end(session: str, started: Started | None, meeting: str, seconds: float) ->
     from modal_magic.backends.modal_trouble import reach
 
     left: list[str] = []
+    if started is not None:
+        _end_watcher(started)
     try:
         reach()
         calls = started.calls if started is not None else []
@@ -274,6 +289,7 @@ def _give_up(started: Started | None) -> None:
 
     if started is None:
         return
+    _end_watcher(started)
     _end_bridge(started)
     for name in started.calls:
         with contextlib.suppress(modal.exception.Error):
@@ -282,7 +298,18 @@ def _give_up(started: Started | None) -> None:
         Meeting(started.key).end("its start was given up")
 
 
+def _end_watcher(started: Started) -> None:
+    """After this nobody calls nodes anew."""
+    started.done.set()
+    if started.watcher is not None:
+        started.watcher.join(TIDY_SECONDS)
+
+
 def _end_bridge(started: Started) -> None:
     if started.bridge is not None:
         started.bridge.terminate()
-        started.bridge.wait(BRIDGE_SECONDS)
+        try:
+            started.bridge.wait(BRIDGE_SECONDS)
+        except subprocess.TimeoutExpired:
+            started.bridge.kill()
+            started.bridge.wait()

@@ -15,7 +15,7 @@ import modal.experimental
 from modal_magic.backends.base import Deployed
 from modal_magic.backends.modal_meeting import Meeting
 
-__all__ = ["APP_PREFIX", "apps", "left_running", "remove_idle"]
+__all__ = ["APP_PREFIX", "apps", "containers_of_app", "left_running", "remove_idle"]
 
 APP_PREFIX = "modal-magic-"
 """How the names of our apps begin; the rest is a hash of what they are made of."""
@@ -61,9 +61,20 @@ def left_running(key: str, seconds: float) -> list[str]:
     return []
 
 
+def containers_of_app(name: str) -> set[str]:
+    """The ids of the containers of an app, those too that are only starting. Raises modal.exception.Error."""
+    return {str(row["container_id"]) for row in _listed() if row["app_name"] == name}
+
+
 def _running() -> set[str]:
-    """The ids of all containers of this environment. Modal's client has no other way to them than its command line."""
-    return {str(row["container_id"]) for row in json.loads(_command("list", "--json") or "[]")}
+    """The ids of all containers of this environment."""
+    return {str(row["container_id"]) for row in _listed()}
+
+
+def _listed() -> list[dict[str, object]]:
+    """Modal's own list of containers. Its client has no other way to it than its command line."""
+    found: list[dict[str, object]] = json.loads(_command("list", "--json") or "[]")
+    return found
 
 
 def _command(*words: str) -> str:

@@ -31,13 +31,14 @@ class Ticket(Part):
     """What the containers of a session must know; each fills in what only it can: its address and folder.
 
     `link` says by which ways clients may come: `tunnel`, `queue`, or `auto` for both. `volumes` are the names of those
-    that nodes have.
+    that nodes have, and `snapshot` is what they start from.
     """
 
     gateway: GatewaySpec
     agent: AgentSpec
     patience: float
     link: str
+    snapshot: str = "off"
     volumes: list[str] = msgspec.field(default_factory=list)
 
 
@@ -110,6 +111,10 @@ class Meeting:
                 found.add(at.container)
                 generation += 1
         return found
+
+    def missing(self, nodes: int) -> list[int]:
+        """Which of so many nodes have not arrived yet."""
+        return [node_rank for node_rank in range(nodes) if self.get(f"1/node/{node_rank}", NodeAt) is None]
 
     def end(self, reason: str) -> None:
         """The session is over. Its keys are forgotten, and a container that comes late will know."""

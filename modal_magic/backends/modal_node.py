@@ -30,6 +30,11 @@ __all__ = ["ColdNode", "Node"]
 
 PRELOAD = "MODAL_MAGIC_PRELOAD"
 """The variable that names the modules to import before the snapshot, with spaces between them."""
+SNAPSHOTTED = "MODAL_ENABLE_SNAP_RESTORE"
+"""The variable that Modal sets to 1 in a container that makes a snapshot or starts from one."""
+NO_SNAPSHOT = (
+    "Modal had no snapshot of the GPU's memory, or could not restore it: nodes start without, as with --snapshot off"
+)
 RESTORED_SECONDS = 5.0
 """How long a zygote has to answer after a snapshot was restored."""
 LEAVE_SECONDS = 8.0
@@ -57,16 +62,21 @@ class _Serving:
     stages: tuple[Stage, ...] = ()
 
     @modal.method()
-    def serve(self, key: str, node_rank: int | None) -> None:
-        """Be a node of the session until it ends. `node_rank` is None in a cluster, where Modal has ranked nodes."""
+    def serve(self, key: str, node_rank: int | None, why: str = "") -> None:
+        """Be a node of the session until it ends. `node_rank` is None in a cluster, where Modal has ranked nodes.
+
+        `why` is what the user should know of this call.
+        """
         assert self.zygote is not None
-        zygote, notice, stages = self.zygote, self.notice, self.stages
+        zygote, notice, stages = self.zygote, why or self.notice, self.stages
         self.zygote, self.notice, self.stages = None, "", ()
         try:
             meeting = Meeting(key)
             ticket = meeting.get("ticket", Ticket)
             if ticket is not None and not meeting.over():
                 rank = modal.Cluster.from_context().container_rank() if node_rank is None else node_rank
+                if ticket.snapshot == "gpu" and os.environ.get(SNAPSHOTTED) != "1":
+                    notice = notice or NO_SNAPSHOT
                 with contextlib.nullcontext() if ticket.gateway.i6pn else own_gateway(meeting, ticket):
                     serve_node(zygote, meeting, ticket, rank, notice, stages)
         finally:

@@ -137,17 +137,19 @@ class Fleet:
     async def _live(self, container: Container) -> None:
         definition = api.Function()
         definition.CopyFrom(container.function.definition)
-        definition.is_checkpointing_function = definition.checkpointing_enabled
+        definition.is_checkpointing_function = definition.checkpointing_enabled and not container.function.without
+        container.function.without = max(0, container.function.without - 1)
         # The memory of a restored container is that of the one that made the snapshot, which is told where it is now.
         # Here each builds it anew, as if it were that one.
-        built_in = container.function.snapshot or container.id
+        restored = container.function.snapshot if definition.is_checkpointing_function else ""
+        built_in = restored or container.id
         arguments = api.ContainerArguments(
             task_id=built_in,
             function_id=container.function.id,
             app_id=container.function.app.id,
             function_def=definition,
             environment_name="main",
-            checkpoint_id=f"cp-{built_in[3:]}" if definition.checkpointing_enabled else "",
+            checkpoint_id=f"cp-{built_in[3:]}" if definition.is_checkpointing_function else "",
             app_layout=layout_of(self.world, container.function.app),
         )
         (container.folder / "arguments").write_bytes(arguments.SerializeToString())
@@ -188,7 +190,7 @@ class Fleet:
             "PYTHONPATH": str(container.folder / "root"),
             "TMPDIR": str(container.folder / "tmp"),
         }
-        if definition.checkpointing_enabled:
+        if definition.is_checkpointing_function:
             own["MODAL_ENABLE_SNAP_RESTORE"] = "1"
             own["MODAL_RESTORE_STATE_PATH"] = str(container.folder / "restore.json")
         secrets = [self.world.secrets[id] for id in definition.secret_ids]
@@ -291,6 +293,9 @@ class Fleet:
 
         async def restore() -> None:
             await asyncio.sleep(RESTORE_SECONDS)  # it drops its connections first
+            if container.function.on_gpu and self.world.settings.gpu_restore != "works":
+                self._fail_to_restore(container)
+                return
             if self.world.settings.snapshot == "childless" and container.process is not None:
                 for pid in self._processes(container):
                     if pid != container.process.pid:
@@ -301,6 +306,14 @@ class Fleet:
             temporary.rename(container.folder / "restore.json")
 
         self._spawn(restore())
+
+    def _fail_to_restore(self, container: Container) -> None:
+        """What becomes of a container whose GPU's memory cannot be restored. Its snapshot is not used again."""
+        fails = self.world.settings.gpu_restore == "fails"
+        container.function.snapshot = ""
+        container.function.without += fails
+        self.world.note(f"{container.id} could not be restored: {'exit code 222' if fails else 'segmentation fault'}")
+        self.kill(container)
 
     async def close(self) -> None:
         """End every container, those too that are only starting."""

@@ -27,6 +27,8 @@ class Settings:
     `delays` are how long, in seconds, a container of a class waits for its machine. `held` are the classes whose
     containers are left in the queue, each with how many may start before that. `snapshot` is what becomes of a memory
     snapshot: the container goes on (`continue`), or goes on without the processes that it had started (`childless`).
+    `gpu_restore` is what becomes of one with the GPU's memory: `works`, or the container dies, and the next one makes
+    the snapshot anew (`crashes`) or has none (`fails`, which Modal's client tells by its exit code).
     `broken_image` is what cannot be installed, and `build_seconds` how long an image takes. `tunnels` is whether their
     ports can be reached. `round_trip` is how long, in seconds, a word and its answer take between a client and what is
     on Modal, through tunnels and queues.
@@ -35,6 +37,7 @@ class Settings:
     held: dict[str, int] = field(default_factory=dict)
     delays: dict[str, float] = field(default_factory=dict)
     snapshot: str = "continue"
+    gpu_restore: str = "works"
     broken_image: str = ""
     refused: dict[str, tuple[str, str]] = field(default_factory=dict)
     build_seconds: float = 0.0
@@ -56,7 +59,10 @@ class App:
 
 @dataclass(slots=True)
 class Function:
-    """A function, or all methods of a class. `snapshot` is the container whose memory its next ones start from."""
+    """A function, or all methods of a class.
+
+    `snapshot` is the container whose memory its next ones start from; so many (`without`) do not.
+    """
 
     id: str
     app: App
@@ -67,6 +73,13 @@ class Function:
     waiting: list[Input] = field(default_factory=list)
     started: int = 0
     snapshot: str = ""
+    without: int = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a snapshot has the GPU's memory too."""
+        wanted = self.definition.experimental_options.get("enable_gpu_snapshot") == "True"
+        return wanted and bool(self.definition.resources.gpu_config.gpu_type)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,58 @@
+"""Nodes that Modal cannot restore with their GPU's memory (`--snapshot gpu`): noticed, and called anew without that.
+
+Such a container dies before any code of ours runs in it, and Modal starts another, again and again. What can be seen is
+that containers come and go and no node arrives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from dataclasses import replace
+
+import modal
+
+from modal_magic.backends.base import Plan
+from modal_magic.backends.modal_app import deployed, node_class
+from modal_magic.backends.modal_inventory import containers_of_app
+from modal_magic.backends.modal_meeting import Calls, Meeting
+
+__all__ = ["watch_restores"]
+
+LOOK_SECONDS = 3.0
+"""How often Modal's list of containers is looked at. An answer takes its command line a second."""
+MOST_LOST = 2
+"""So many containers lost for each node that has not come are no accident any more."""
+INSTEAD = (
+    "containers ended while Modal restored the memory of their GPUs: nodes start from a snapshot of the CPU's memory "
+    "instead (--snapshot cpu does so at once)"
+)
+
+
+def watch_restores(plan: Plan, app: str, key: str, calls: list[str], done: threading.Event) -> None:
+    """Look on until all nodes have arrived, or `done` is set. `calls` are those of the session, and are kept right."""
+    meeting = Meeting(key)
+    before: set[str] | None = None  # these are other sessions', or wait for one
+    seen: set[str] = set()
+    while not done.wait(LOOK_SECONDS if before is not None else 0.0):
+        with contextlib.suppress(modal.exception.Error):  # it cannot be asked just now, or may not be
+            now = containers_of_app(app)
+            before = now - meeting.containers() if before is None else before
+            seen |= now - before
+            missing = meeting.missing(plan.nodes)
+            if not missing or meeting.over():
+                return
+            if len(seen - now - meeting.containers()) >= MOST_LOST * len(missing):
+                _call_anew(plan, meeting, missing, calls)
+                return
+
+
+def _call_anew(plan: Plan, meeting: Meeting, missing: list[int], calls: list[str]) -> None:
+    """Have nodes of the app for `--snapshot cpu` in place of those that are missing."""
+    containers = replace(plan.containers, snapshot="cpu", min_containers=None)
+    node_of = modal.Cls.from_name(deployed(plan.gpu, containers, plan.nodes), node_class(containers))()
+    first = len(calls) - plan.nodes  # a gateway of its own container is called before the nodes
+    for node_rank in missing:
+        modal.FunctionCall.from_id(calls[first + node_rank]).cancel(terminate_containers=True)
+        calls[first + node_rank] = node_of.serve.spawn(meeting.key, node_rank, INSTEAD).object_id
+    meeting.put("calls", Calls(calls[0], calls[1:], plan.nodes))
