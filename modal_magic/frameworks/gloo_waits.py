@@ -4,102 +4,138 @@ Where a peer dies while a message to it is half sent, gloo (torch 2.13) closes t
 thread that waits for that message; and who waits for a peer to connect has no connection yet. Such a thread sits there
 until the group's time is over, after half an hour. Nothing that can be done to a socket frees it, and no function of
 torch does. gloo itself can end such a wait, given the object that is waited for.
+
+What is no such object must not be taken for one, for the process would crash: memory near an address that a thread
+waits at may hold what gloo has long let go of. So the thread's stack must show that it is in a wait of that class.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
-import itertools
 import os
 import struct
+import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 __all__ = ["GlooWaits"]
 
 FUTEX = ("202", "98")
 """The number of the system call in which a thread waits, on x86-64 and on ARM."""
-ENDINGS = (
-    ("13UnboundBuffer13abortWaitSendEv", "13UnboundBuffer13abortWaitRecvEv"),
-    ("4Pair5closeEv",),
-)
-"""The methods that end a wait in an object of each class, as the linker names them in `NAMESPACE`.
+LIBRARY = "/libtorch_cpu.so"
+NAMESPACE = "N4gloo9transport3tcp"
+WAITS = {
+    "13UnboundBuffer8waitSend": ("13UnboundBuffer", "13abortWaitSendEv"),
+    "13UnboundBuffer8waitRecv": ("13UnboundBuffer", "13abortWaitRecvEv"),
+    "4Pair": ("4Pair", "5closeEv"),
+}
+"""The methods in which a thread waits, as their names in `NAMESPACE` begin for the linker: whose they are, and what
+ends the wait. All that waits in a pair waits for its peer to connect."""
+APART_SECONDS = 0.02, 0.5
+"""Looks closer to each other or further apart tell nothing: short waits are still there, or there again, for a thread
+may wait at one address again and again, as memory is used again."""
+WORD, OBJECT_WORDS, STACK_WORDS = 8, 128, 128
+"""The bytes of a word; how far an object reaches, and a stack down to the method that waits."""
+TABLE_OFFSET = 2 * WORD
+"""What an object begins with is the address of its class's table of methods, behind so many bytes."""
 
-They are virtual, so the first word of such an object leads to a table that has them.
-"""
-NAMESPACE = "_ZN4gloo9transport3tcp"
-APART_SECONDS = 0.5
-"""Looks further apart tell nothing: a thread may wait at one address again and again, as memory is used again."""
-WORD, OBJECT_WORDS, TABLE_WORDS = 8, 128, 24
-"""The bytes of a word; within how many an object has what is waited at, and its table the methods."""
-HIGHEST = 1 << 63
-"""No code is at such an address."""
 
-Methods = dict[int, Callable[[ctypes.c_void_p], object]]
-"""The methods that end waits in one class, by their addresses."""
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A thread that waits for another one: its number, the address that it waits at, and where its stack is."""
+
+    thread: str
+    address: int
+    stack: int
+
+
+class Symbol(ctypes.Structure):
+    """What dladdr(3) tells of an address: `Dl_info`."""
+
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
 
 
 @dataclass(slots=True)
 class GlooWaits:
-    """Which waits there were `at` the look before: (thread, address). What lasts from one to the next is stuck."""
+    """Which waits there were `at` the look before. What lasts from one to the next is stuck."""
 
-    seen: frozenset[tuple[str, int]] = frozenset()
+    seen: frozenset[Wait] = frozenset()
     at: float = 0.0
+    looking: threading.Lock = field(default_factory=threading.Lock)
 
     def call_off(self) -> None:
         """End the waits that were there at the last call too. The connections of the groups must have been cut."""
-        now, waits = time.monotonic(), frozenset(_futex_waits())
-        stuck = waits & self.seen if now - self.at < APART_SECONDS else frozenset()
-        self.seen, self.at = waits, now
-        if stuck:
-            with contextlib.suppress(OSError, AttributeError):  # another system, or another torch
-                for address, methods in _objects({wait for _, wait in stuck}, _endings()).items():
-                    for method in methods.values():
-                        method(ctypes.c_void_p(address))
+        if not self.looking.acquire(blocking=False):  # several threads cut what one waits for
+            return
+        try:
+            closest, furthest = APART_SECONDS
+            now = time.monotonic()
+            if now - self.at < closest:
+                return
+            waits = frozenset(_futex_waits())
+            stuck = waits & self.seen if now - self.at < furthest else frozenset()
+            self.seen, self.at = waits, now
+            if stuck:
+                with contextlib.suppress(OSError, AttributeError, ValueError):  # another system, or another torch
+                    _end(stuck)
+        finally:
+            self.looking.release()
 
 
-def _futex_waits() -> Iterator[tuple[str, int]]:
-    """The threads that wait for another one, and the address that they wait at."""
+def _futex_waits() -> Iterator[Wait]:
+    """The threads that wait for another one."""
     with contextlib.suppress(FileNotFoundError):
         for thread in os.listdir("/proc/self/task"):
             with contextlib.suppress(OSError):
-                call, *arguments = Path(f"/proc/self/task/{thread}/syscall").read_text().split()
+                call, *rest = Path(f"/proc/self/task/{thread}/syscall").read_text().split()
                 if call in FUTEX:
-                    yield thread, int(arguments[0], 16)
+                    yield Wait(thread, int(rest[0], 16), int(rest[-2], 16))
 
 
-def _endings() -> list[Methods]:
-    """The methods of the library of this process that has gloo, for each class."""
+def _end(waits: frozenset[Wait]) -> None:
+    """End those that are waits in gloo."""
     maps = Path("/proc/self/maps").read_text().splitlines()
-    library = ctypes.CDLL(next((line.split()[-1] for line in maps if line.endswith("/libtorch_cpu.so")), ""))
-    return [
-        {ctypes.cast(method, ctypes.c_void_p).value or 0: method for method in methods}
-        for methods in ([library[NAMESPACE + name] for name in names] for names in ENDINGS)
-    ]
-
-
-def _objects(waits: set[int], classes: list[Methods]) -> dict[int, Methods]:
-    """The objects of these classes that threads wait in, by their addresses, each with the methods of its class."""
-    found = {}
+    code = [line.split() for line in maps if line.endswith(LIBRARY) and line.split()[1].startswith("r-x")]
+    spans = [range(*(int(end, 16) for end in line[0].split("-"))) for line in code]
+    library = ctypes.CDLL(code[0][-1] if code else "")
     with open("/proc/self/mem", "rb", buffering=0) as memory:  # a wrong address is an error there, and not the end
         for wait in waits:
-            nearest = wait - wait % WORD
-            for address in range(nearest, nearest - OBJECT_WORDS * WORD, -WORD):
-                table = next(iter(_words(memory.fileno(), address, 1)), 0)
-                words = _words(memory.fileno(), table, TABLE_WORDS) if table % WORD == 0 else ()
-                entries = set(itertools.takewhile(lambda word: 0 < word < HIGHEST, words))  # till another table begins
-                methods = next((methods for methods in classes if methods.keys() <= entries), None)
-                if methods is not None:
-                    found[address] = methods
+            for name in _calls(_words(memory.fileno(), wait.stack, STACK_WORDS), spans):
+                whose = next((end for begins, end in WAITS.items() if name.startswith(f"_Z{NAMESPACE}{begins}")), None)
+                if whose is not None:
+                    owner, ending = whose
+                    table = ctypes.addressof(ctypes.c_char.in_dll(library, f"_ZTV{NAMESPACE}{owner}E")) + TABLE_OFFSET
+                    if waited_for := _object(memory.fileno(), wait.address, table):
+                        library[f"_Z{NAMESPACE}{owner}{ending}"](ctypes.c_void_p(waited_for))
                     break
-    return found
+
+
+def _calls(stack: tuple[int, ...], spans: list[range]) -> Iterator[str]:
+    """The functions whose code, in one of these spans, a stack leads back to, the innermost first."""
+    look_up, symbol = ctypes.CDLL(None).dladdr, Symbol()
+    for word in stack:
+        if any(word in span for span in spans) and look_up(ctypes.c_void_p(word), ctypes.byref(symbol)) and symbol.name:
+            yield symbol.name.decode()
+
+
+def _object(memory: int, inside: int, table: int) -> int:
+    """The address of the object with this table of methods that an address lies in; 0 where there is none."""
+    nearest = inside - inside % WORD
+    candidates = range(nearest, nearest - OBJECT_WORDS * WORD, -WORD)
+    return next((address for address in candidates if _words(memory, address, 1) == (table,)), 0)
 
 
 def _words(memory: int, address: int, count: int) -> tuple[int, ...]:
-    """So many words at an address; none where there is no memory."""
-    with contextlib.suppress(OSError, OverflowError, struct.error):
-        return struct.unpack(f"{count}Q", os.pread(memory, count * WORD, address))
+    """So many words at an address; fewer where memory ends, none where there is none."""
+    with contextlib.suppress(OSError, OverflowError):
+        data = os.pread(memory, count * WORD, address)
+        return struct.unpack(f"{len(data) // WORD}Q", data[: len(data) // WORD * WORD])
     return ()
