@@ -30,7 +30,47 @@ print("unharmed" if bytes(memory) == before else "harmed")
 """
 """A thread waits near what is left of a buffer of gloo."""
 
+DESERTED = """
+import subprocess, sys, threading
+from datetime import timedelta
+import torch.distributed as dist
+from modal_magic.frameworks.gloo_waits import GlooWaits
+
+PEER = '''
+import os, sys
+from datetime import timedelta
+import torch.distributed as dist
+
+class Store(dist.Store):
+    def set(self, key, value):
+        shared.set(key, value)
+
+    def get(self, *_):
+        os._exit(9)
+
+    wait = get
+
+shared = dist.TCPStore("127.0.0.1", int(sys.argv[1]), is_master=False, wait_for_workers=False)
+dist.ProcessGroupGloo(Store(), 1, 2, timedelta(seconds=50))
+'''
+store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+assert subprocess.run([sys.executable, "-c", PEER, str(store.port)]).returncode == 9
+form = lambda: dist.ProcessGroupGloo(store, 0, 2, timedelta(seconds=50))
+forming = threading.Thread(target=form, daemon=True)
+forming.start()
+waits = GlooWaits()
+while forming.is_alive():
+    waits.call_off()
+    forming.join(0.05)
+"""
+"""The other rank tells its address, and dies before it connects."""
+
 
 def test_what_gloo_has_let_go_of_near_a_wait_of_another_kind_is_let_be() -> None:
     told = subprocess.run([sys.executable, "-c", DECEIVED], capture_output=True, text=True, timeout=60)
     assert (told.returncode, told.stdout) == (0, "unharmed\n"), told.stderr
+
+
+def test_who_waits_in_gloo_for_a_rank_that_has_died_before_it_connected_is_freed() -> None:
+    told = subprocess.run([sys.executable, "-c", DESERTED], capture_output=True, text=True, timeout=40)
+    assert told.returncode == 0, told.stderr
