@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from modal_magic import Session
+from modal_magic import Session, SessionError
+from modal_magic.backends import modal as backend
 from modal_magic.sessions.session import Resources
 from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
@@ -20,6 +21,7 @@ from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook
 from tests.support.processes import ours
+from tests.support.training import begun
 
 __all__ = ["modal_book"]
 
@@ -58,8 +60,35 @@ def test_far_away_a_short_cell_takes_about_one_round_trip_and_no_line_is_lost(
             session.run("pass").wait(30)
             taken.append(time.monotonic() - began)
         assert ROUND_TRIP <= min(taken) < 2 * ROUND_TRIP, taken
-        session.run(f"for i in range({LINES}): print(f'line {{i}} of rank {{rank}}')").wait(60)
-        assert whole(session)
+        with settings(modal_service, {"answers": True}, answers=False):  # cells need nothing but the tunnel
+            session.run(f"for i in range({LINES}): print(f'line {{i}} of rank {{rank}}')").wait(60)
+            assert whole(session)
+
+
+@pytest.mark.timeout(300)
+def test_while_modal_does_not_answer_a_session_behind_a_queue_waits_and_can_be_left(
+    modal_service: Handle, resources: Resources, runtime_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with modal_service.reached():
+        session = Session(resources=resources, backend="modal", session="away", framework="none", link="queue").ready()
+        source = "import time\nprint('begun')\nfor i in range(200):\n    print(f'line {i}')\n    time.sleep(0.02)"
+        # Calls wait for an answer, or are refused: what was printed meanwhile comes when Modal answers again.
+        refused = {name: ["UNAVAILABLE", "away"] for name in ("QueueGet", "QueuePut", "DictContains")}
+        for trouble in ({"answers": False}, {"refused": refused}):
+            run = begun(session.run(source))
+            with settings(modal_service, {"answers": True, "refused": {}}, **trouble):
+                assert seen(lambda: session._client.silent)
+            assert run.wait(60).ranks[0].output == "begun\n" + "".join(f"line {i}\n" for i in range(200))
+        monkeypatch.setattr(backend, "ANSWER_SECONDS", 1.0)
+        with settings(modal_service, {"answers": True}, answers=False):
+            began = time.monotonic()
+            with pytest.raises(SessionError, match="has not said that it ends, and Modal does not say whether"):
+                session.stop(1.0)
+            assert time.monotonic() - began < 20
+            assert seen(lambda: not bridges(runtime_folder))
+        Session.attach("away", resources).stop()
+    assert seen(lambda: not modal_service.containers()), modal_service.logs()
+    assert not (runtime_folder / "away").exists()
 
 
 @pytest.mark.patient

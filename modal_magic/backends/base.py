@@ -73,7 +73,7 @@ class Backend(Protocol):
     def finish(self, session: str, seconds: float, meeting: str = "") -> bool:
         """Wait until nothing is left of a session that was told to stop. Whether that is so.
 
-        Raises SessionError where it is known what is left, or cannot be known.
+        Raises SessionError, of a clause about the session, where it is known what is left, or cannot be known.
         """
 
     def rejoin(self, session: str) -> str:

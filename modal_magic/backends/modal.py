@@ -35,6 +35,8 @@ TIDY_SECONDS = 5.0
 """How long an interrupt waits for what it interrupts: an image is built for minutes."""
 TUNNEL_SECONDS = 5.0
 """How long a tunnel has to be reached, before the queue is taken."""
+ANSWER_SECONDS = 20.0
+"""How long Modal has to answer what is asked at the end of a session, beyond the time that containers have to end."""
 BRIDGE_SECONDS = 5.0
 """How long a bridge has to end when its session is over."""
 
@@ -85,7 +87,12 @@ class ModalBackend:
         """See `Backend`. What has not ended by itself is cancelled, and what Modal's own list still has is stopped."""
         started = self._started.pop(session, None)
         if started is not None or meeting:
-            _in_thread(lambda: _end(session, started, meeting, seconds))
+            try:
+                _in_thread(lambda: _end(started, meeting, seconds), seconds=2 * seconds + ANSWER_SECONDS)
+            except TimeoutError:
+                if started is not None:
+                    _end_bridge(started)
+                raise _unknown("it has not answered") from None
         return True
 
     def rejoin(self, session: str) -> str:
@@ -101,14 +108,19 @@ class ModalBackend:
 
     def apps(self, remove_idle: bool) -> list[Deployed]:
         """See `Backend`."""
-        return _in_thread(lambda: _apps(remove_idle))
+        try:
+            return _in_thread(lambda: _apps(remove_idle), seconds=ANSWER_SECONDS)
+        except TimeoutError:
+            raise SessionError(f"Modal has not answered for {ANSWER_SECONDS:g} s") from None
 
     def close(self) -> None:
         """See `Backend`."""
 
 
-def _in_thread(work: Callable[[], Result], abandoned: threading.Event | None = None) -> Result:
-    """Do something in a thread and wait for it.
+def _in_thread(
+    work: Callable[[], Result], abandoned: threading.Event | None = None, seconds: float | None = None
+) -> Result:
+    """Do something in a thread and wait for it, `seconds` at most. Raises TimeoutError after that; it goes on there.
 
     An interrupt sets `abandoned` and gives the work a moment to tidy up; what takes longer does so in its thread.
     """
@@ -123,7 +135,9 @@ def _in_thread(work: Callable[[], Result], abandoned: threading.Event | None = N
     thread = threading.Thread(target=run, name="modal_magic modal", daemon=True)
     try:
         thread.start()
-        return future.result()
+        return future.result(seconds)
+    except TimeoutError:
+        raise
     except BaseException:
         if abandoned is not None:
             abandoned.set()
@@ -136,7 +150,7 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
 
     from modal_magic.backends.modal_app import deployed, node_class
     from modal_magic.backends.modal_meeting import Calls, GatewayAt, Meeting
-    from modal_magic.backends.modal_trouble import explain, reach
+    from modal_magic.backends.modal_trouble import TROUBLE, explain, reach
 
     containers = plan.containers
     key = f"{plan.session}-{uuid.uuid4().hex[:12]}"
@@ -179,7 +193,7 @@ def _start(plan: Plan, abandoned: threading.Event) -> tuple[Reached, Started]:
             started, host = replace(started, bridge=bridge), "127.0.0.1"
     except BaseException as error:
         _give_up(started)
-        if isinstance(error, modal.exception.Error):
+        if isinstance(error, TROUBLE):
             raise SessionError(explain(error)) from error
         raise
     checked = key if containers.scaledown is None else ""  # else containers are kept on purpose
@@ -228,17 +242,16 @@ def _ticket(plan: Plan, keys: SessionKeys, build: Stage) -> Ticket:
     )
 
 
-def _end(session: str, started: Started | None, meeting: str, seconds: float) -> None:
+def _end(started: Started | None, meeting: str, seconds: float) -> None:
     """Wait for the calls of a session, also of one that another kernel has started, and end those that do not end.
 
     With a `meeting`, see by Modal's own list that no container runs on.
     """
-    import modal
 
     from modal_magic.backends.modal_gateway import end_calls
     from modal_magic.backends.modal_inventory import left_running
     from modal_magic.backends.modal_meeting import Calls, Meeting
-    from modal_magic.backends.modal_trouble import reach
+    from modal_magic.backends.modal_trouble import TROUBLE, reach
 
     left: list[str] = []
     if started is not None:
@@ -251,30 +264,30 @@ def _end(session: str, started: Started | None, meeting: str, seconds: float) ->
         end_calls(calls, seconds)
         if meeting:
             left = left_running(meeting, seconds)
-    except modal.exception.Error as error:
-        raise SessionError(
-            f"session {session!r} is stopped, but Modal does not say whether its containers have ended ({error}): "
-            "`modal container list` shows those that run"
-        ) from error
+    except TROUBLE as error:
+        raise _unknown(str(error)) from error
     finally:
         if started is not None:
             _end_bridge(started)
     if left:
-        raise SessionError(
-            f"session {session!r} is stopped, and Modal still lists {', '.join(left)}: `modal container stop` ends one"
-        )
+        raise SessionError(f"Modal still lists {', '.join(left)}: `modal container stop` ends one")
+
+
+def _unknown(why: str) -> SessionError:
+    return SessionError(
+        f"Modal does not say whether its containers have ended ({why}): `modal container list` shows those that run"
+    )
 
 
 def _apps(remove_idle: bool) -> list[Deployed]:
-    import modal
 
     from modal_magic.backends import modal_inventory
-    from modal_magic.backends.modal_trouble import explain, reach
+    from modal_magic.backends.modal_trouble import TROUBLE, explain, reach
 
     try:
         reach()
         return modal_inventory.remove_idle() if remove_idle else modal_inventory.apps()
-    except modal.exception.Error as error:
+    except TROUBLE as error:
         raise SessionError(explain(error)) from error
 
 
@@ -286,15 +299,16 @@ def _give_up(started: Started | None) -> None:
     import modal
 
     from modal_magic.backends.modal_meeting import Meeting
+    from modal_magic.backends.modal_trouble import TROUBLE
 
     if started is None:
         return
     _end_watcher(started)
     _end_bridge(started)
     for name in started.calls:
-        with contextlib.suppress(modal.exception.Error):
+        with contextlib.suppress(*TROUBLE):
             modal.FunctionCall.from_id(name).cancel(terminate_containers=True)
-    with contextlib.suppress(modal.exception.Error):
+    with contextlib.suppress(*TROUBLE):
         Meeting(started.key).end("its start was given up")
 
 

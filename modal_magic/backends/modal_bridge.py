@@ -11,11 +11,10 @@ import contextlib
 import sys
 import time
 
-import modal
-
 from modal_magic import registry
 from modal_magic.backends.modal_carrier import PIECE_BYTES, carry_to_gateway
 from modal_magic.backends.modal_meeting import Meeting
+from modal_magic.backends.modal_trouble import TROUBLE
 
 __all__: list[str] = []
 
@@ -34,10 +33,11 @@ async def bridge(session: str, key: str, port: int) -> None:
     while folder.exists():
         await asyncio.sleep(LOOK_SECONDS)
         if time.monotonic() - asked > ASK_SECONDS:
+            with contextlib.suppress(*TROUBLE, OSError):
+                async with asyncio.timeout(ASK_SECONDS):
+                    if await meeting.is_over():
+                        registry.forget(session)  # there was no client that heard of it
             asked = time.monotonic()
-            with contextlib.suppress(modal.exception.Error):
-                if await asyncio.to_thread(meeting.over):
-                    registry.forget(session)  # there was no client that heard of it
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import modal
 
+from modal_magic.backends.modal_trouble import TROUBLE
+
 __all__ = ["PIECE_BYTES", "answering", "carry_to_gateway"]
 
 QUEUE_NAME = "modal-magic"
@@ -33,7 +35,7 @@ LAST_SECONDS = 2.0
 """How long last words have to be taken along when the gateway's end closes."""
 END = b""
 """The item of an end that closes."""
-TROUBLE = (modal.exception.Error, queue.Empty, queue.Full, OSError)
+ENDS = (*TROUBLE, queue.Empty, queue.Full, OSError)
 """What a connection may end by: Modal or the network."""
 
 
@@ -55,7 +57,9 @@ async def _receive(items: modal.Queue, writer: asyncio.StreamWriter, partition: 
     """Write what comes through a partition into a socket, until the other end closes or is silent, or one is lost."""
     expected = 0
     while True:
-        for item in await items.get_many.aio(ITEMS_AT_ONCE, timeout=QUIET_SECONDS, partition=partition):
+        async with asyncio.timeout(QUIET_SECONDS + AGAIN_SECONDS):  # Modal itself may not answer
+            several = await items.get_many.aio(ITEMS_AT_ONCE, timeout=QUIET_SECONDS, partition=partition)
+        for item in several:
             number = int.from_bytes(item[:8], "big")
             if item == END or number > expected:
                 return
@@ -77,7 +81,7 @@ async def _carry(
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)  # whatever it was: ZeroMQ makes another connection
         writer.close()
-        with contextlib.suppress(*TROUBLE):
+        with contextlib.suppress(*ENDS):
             await items.put.aio(END, partition=out, partition_ttl=KEPT_SECONDS, timeout=AGAIN_SECONDS)
 
 
@@ -91,7 +95,7 @@ def carry_to_gateway(key: str) -> Callable[[asyncio.StreamReader, asyncio.Stream
             await items.put.aio(
                 name, partition=_partition(key, "new"), partition_ttl=KEPT_SECONDS, timeout=FULL_SECONDS
             )
-        except TROUBLE:
+        except ENDS:
             writer.close()
             return
         await _carry(items, reader, writer, _partition(key, f"{name}/up"), _partition(key, f"{name}/down"))
@@ -109,7 +113,7 @@ async def _answer(key: str, port: int, ended: asyncio.Event) -> None:
             try:
                 name = await items.get.aio(partition=_partition(key, "new"))
                 reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=PIECE_BYTES)
-            except TROUBLE:
+            except ENDS:
                 await asyncio.sleep(AGAIN_SECONDS)
                 continue
             out, back = _partition(key, f"{name}/down"), _partition(key, f"{name}/up")

@@ -16,6 +16,7 @@ import msgspec
 
 from modal_magic.backends.modal_carrier import answering
 from modal_magic.backends.modal_meeting import GATEWAY, Calls, GatewayAt, Meeting, NodeAt, Ticket
+from modal_magic.backends.modal_trouble import TROUBLE
 from modal_magic.errors import SessionError
 from modal_magic.specs import GatewaySpec, GatewayUp, decode_zygote_word
 
@@ -109,7 +110,7 @@ def end_calls(names: list[str], seconds: float) -> None:
             call.get(timeout=max(0.0, until - time.monotonic()))
         except TimeoutError:
             call.cancel(terminate_containers=True)
-        except modal.exception.Error:  # it has ended, though not well: its container's log has why
+        except TROUBLE:  # it has ended, though not well: its container's log has why
             continue
 
 

@@ -125,3 +125,7 @@ class Meeting:
     def over(self) -> bool:
         """Whether the session has ended."""
         return bool(self._dict.contains(f"{self.key}/over"))
+
+    async def is_over(self) -> bool:
+        """The same, for an event loop."""
+        return bool(await self._dict.contains.aio(f"{self.key}/over"))

@@ -16,6 +16,7 @@ from modal_magic.backends.base import Plan
 from modal_magic.backends.modal_app import deployed, node_class
 from modal_magic.backends.modal_inventory import containers_of_app
 from modal_magic.backends.modal_meeting import Calls, Meeting
+from modal_magic.backends.modal_trouble import TROUBLE
 
 __all__ = ["watch_restores"]
 
@@ -35,7 +36,7 @@ def watch_restores(plan: Plan, app: str, key: str, calls: list[str], done: threa
     before: set[str] | None = None  # these are other sessions', or wait for one
     seen: set[str] = set()
     while not done.wait(LOOK_SECONDS if before is not None else 0.0):
-        with contextlib.suppress(modal.exception.Error):  # it cannot be asked just now, or may not be
+        with contextlib.suppress(*TROUBLE):  # it cannot be asked just now, or may not be
             now = containers_of_app(app)
             before = now - meeting.containers() if before is None else before
             seen |= now - before

@@ -7,15 +7,20 @@ import socket
 from urllib.parse import urlsplit
 
 import modal.exception as trouble
+from grpclib.exceptions import StreamTerminatedError
 from modal.config import config
 
-__all__ = ["explain", "reach"]
+__all__ = ["TROUBLE", "explain", "reach"]
+
+TROUBLE = (trouble.Error, StreamTerminatedError)
+"""What a call of Modal's client fails with. The second it lets through where its connection breaks."""
 
 PROXIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"}
 REACH_SECONDS = 10.0
 """How long Modal has to take a connection. Its client would try for two minutes."""
 
-ADVICE: tuple[tuple[type[trouble.Error], str], ...] = (
+AWAY = "Modal cannot be reached: see https://status.modal.com, and this machine's network"
+ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (
         trouble.AuthError,
         "Modal wants a token that it knows: `modal token new` makes one, and --backend local runs the cell on this "
@@ -29,12 +34,13 @@ ADVICE: tuple[tuple[type[trouble.Error], str], ...] = (
         trouble.ResourceExhaustedError,
         "a limit of this Modal workspace is reached: %modal_stop --all ends what runs, and fewer replicas need less",
     ),
-    (trouble.ConnectionError, "Modal cannot be reached: see https://status.modal.com, and this machine's network"),
+    (trouble.ConnectionError, AWAY),
+    (StreamTerminatedError, AWAY),
 )
 """What each kind of trouble means; the first that fits is told."""
 
 
-def explain(error: trouble.Error) -> str:
+def explain(error: Exception) -> str:
     """The sentence for an error of Modal's client, with the client's own words at its end."""
     for kind, words in ADVICE:
         if isinstance(error, kind):

@@ -219,15 +219,29 @@ class Session:
             registry.forget(self.name)
         meeting = self.connection.meeting
         if self._own_resources or meeting or self._resources.has_used(self.backend_name):
-            backend = self._resources.backend(self.backend_name)
-            if not backend.finish(self.name, seconds, meeting):
-                raise SessionError(f"session {self.name!r} did not end within {seconds:g} s")
+            self._finish(seconds, answers)
         self._close_resources()
         if meeting and not answers:  # what runs it is known to be gone all the same
             registry.forget(self.name)
             return
         if not answers:
             raise GatewayBusy(f"{self._client.silence()}: it has not said that it ends")
+
+    def _finish(self, seconds: float, answers: bool) -> None:
+        """See that nothing is left where the session ran; `answers` is whether its gateway has heard of the end."""
+        backend = self._resources.backend(self.backend_name)
+        try:
+            ended = backend.finish(self.name, seconds, self.connection.meeting)
+        except SessionError as error:
+            self._close_resources()
+            if answers:
+                raise SessionError(f"session {self.name!r} is stopped, but {error}") from error
+            raise SessionError(
+                f"{self._client.silence()}: it has not said that it ends, and {error}. Once it can be reached, "
+                f"%modal_stop {self.name} ends it"
+            ) from error
+        if not ended:
+            raise SessionError(f"session {self.name!r} did not end within {seconds:g} s")
 
     def detach(self, why: str = "") -> None:
         """Leave the session running and let go of it. Its lease begins when nobody is attached and no run goes on.

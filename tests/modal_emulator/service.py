@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -42,12 +43,14 @@ def _answer(name: str, rooms: list[Room]) -> Callable[[Stream[Any, Any]], Any]:
 
     async def answer(stream: Stream[Any, Any]) -> None:
         request = await stream.recv_message()
+        world = rooms[0].world
+        await world.until(lambda: world.settings.answers, math.inf)
         if handler is None:
             print(f"emulator: {name} is not there", file=sys.stderr, flush=True)
             raise GRPCError(Status.UNIMPLEMENTED, f"the emulator has no {name}")
         if (token := stream.metadata.get("x-modal-token-id")) is not None and not str(token).startswith("ak-"):
             raise GRPCError(Status.UNAUTHENTICATED, "Token ID is malformed")
-        if name in (refused := rooms[0].world.settings.refused):
+        if name in (refused := world.settings.refused):
             status, reason = refused[name]
             raise GRPCError(Status[status], reason)
         try:

@@ -31,7 +31,8 @@ class Settings:
     the snapshot anew (`crashes`) or has none (`fails`, which Modal's client tells by its exit code).
     `broken_image` is what cannot be installed, and `build_seconds` how long an image takes. `tunnels` is whether their
     ports can be reached. `round_trip` is how long, in seconds, a word and its answer take between a client and what is
-    on Modal, through tunnels and queues.
+    on Modal, through tunnels and queues. `answers` is whether the service answers at all: what is asked meanwhile waits
+    until it does, and tunnels go on.
     """
 
     held: dict[str, int] = field(default_factory=dict)
@@ -43,6 +44,7 @@ class Settings:
     build_seconds: float = 0.0
     tunnels: bool = True
     round_trip: float = 0.0
+    answers: bool = True
 
 
 @dataclass(slots=True)
