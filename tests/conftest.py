@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -18,7 +19,7 @@ from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.session import Session
 from tests.modal_emulator.handle import Handle, emulator
 from tests.support.notebook import Notebook, notebook
-from tests.support.processes import described, gone, ours
+from tests.support.processes import described, end, gone, ours
 
 STOP_OWN = """
 for session in list(get_ipython().magics_manager.registry["ModalMagics"].sessions.attached.values()):
@@ -39,10 +40,7 @@ def runtime_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.environ["MODAL_MAGIC_RUNTIME_DIR"] = str(folder)
     yield folder
     gone([process.pid for process in ours(str(folder))])  # a zygote that still imports sees its kernel's end after that
-    left = list(ours(str(folder)))
-    told = described(left)
-    for process in left:
-        process.kill()
+    told = end(ours(str(folder)))
     assert not told, f"processes were left behind:\n{told}"
     assert not list(folder.iterdir()), f"files were left behind: {sorted(folder.rglob('*'))}"
 
@@ -72,17 +70,21 @@ def warm_pids(shared: Resources) -> set[int]:
 
 @contextmanager
 def leaving_nothing(resources: Resources, runtime_folder: Path) -> Iterator[None]:
-    """At the end there is no process, thread or file more than before."""
+    """At the end there is no process, thread or file more than before. What is left does not trouble other tests."""
     before = {process.pid for process in ours(str(runtime_folder))}
     threads = set(threading.enumerate())
     files = set(runtime_folder.iterdir())
     yield
-    left = {process.pid for process in ours(str(runtime_folder))} - before - warm_pids(resources)
-    if not gone(sorted(left)):
-        pytest.fail(f"processes were left behind:\n{described([psutil.Process(pid) for pid in left])}")
+    known = before | warm_pids(resources)
+    left = [process for process in ours(str(runtime_folder)) if process.pid not in known]
+    told = "" if gone([process.pid for process in left]) else end(left)
     extra = [thread for thread in set(threading.enumerate()) - threads if "modal_magic links" not in thread.name]
+    rest = set(runtime_folder.iterdir()) - files
+    for folder in rest:
+        shutil.rmtree(folder, ignore_errors=True)
+    assert not told, f"processes were left behind:\n{told}"
     assert not extra, f"threads were left behind: {extra}"
-    assert set(runtime_folder.iterdir()) <= files
+    assert not rest, f"files were left behind: {rest}"
 
 
 @pytest.fixture

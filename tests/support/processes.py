@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import psutil
 
@@ -42,3 +43,13 @@ def described(processes: list[psutil.Process]) -> str:
         except psutil.NoSuchProcess:
             continue
     return "\n".join(told)
+
+
+def end(processes: Iterable[psutil.Process]) -> str:
+    """Kill these processes. Gives them as a test's message names them."""
+    left = list(processes)
+    told = described(left)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return told
