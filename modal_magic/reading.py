@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import functools
+import itertools
 import json
 import re
 import shlex
@@ -128,8 +129,10 @@ def parse_line(line: str, options: Sequence[Option], positional: str | None = No
 @functools.lru_cache(maxsize=16)
 def _parse_line(line: str, options: tuple[Option, ...], positional: str | None) -> dict[str, object]:
     # Kept, for a notebook says the same line again and again, and reading it takes longer than an empty cell on a rank.
+    lexer = shlex.shlex(line, posix=True)
+    lexer.whitespace_split, lexer.commenters = True, ""  # a comment begins where a word does, not within one
     try:
-        words = shlex.split(line)
+        words = list(itertools.takewhile(lambda word: not word.startswith("#"), lexer))
     except ValueError:
         # The line itself is not shown: IPython may have put the value of a variable into it.
         raise UsageError("a quote on the line is opened and not closed; close it, or put \\ before it") from None

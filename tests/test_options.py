@@ -127,6 +127,11 @@ def test_an_empty_line_gives_nothing_and_the_defaults_hold() -> None:
     assert Options().lease == 1800.0
 
 
+def test_a_comment_ends_a_line() -> None:
+    told = parse_line("-n 2 --env A=b#c  # two of them, that's all", OPTIONS)
+    assert told == {"replicas": 2, "env": (("A", "b#c"),)}
+
+
 def test_a_line_gives_only_what_it_names() -> None:
     line = (
         "--replicas 4 --gpu=h100:8 --env A=1 --env 'B=two words' --env=C=x=y --output-limit off --ranks 2,0-1 --restart"

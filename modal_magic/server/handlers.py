@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from modal_magic.view.stack import stacks_as_data
 __all__ = ["routes"]
 
 NAME = r"(?P<name>[^/]+)"
+WHOLE = re.compile("[0-9]{1,18}")
 RESOURCE = "modal-magic"
 """What an authorizer is asked about: to read it in GET, to write it in POST.
 
@@ -100,7 +102,7 @@ class LogHandler(Handler):
         watched = await self.session(name)
         rank = self.get_query_argument("rank", "")
         after = self.get_query_argument("after", "0")
-        if not after.isdecimal() or not (rank.isdecimal() or not rank):
+        if not WHOLE.fullmatch(after) or not (WHOLE.fullmatch(rank) or not rank):
             raise web.HTTPError(400, "rank and after are whole numbers")
         lines, total = watched.log(int(rank) if rank else None, int(after))
         self.reply({"lines": lines, "total": total})

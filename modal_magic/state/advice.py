@@ -38,7 +38,7 @@ def why_refused(truth: Truth, gone: list[int]) -> str:
         told += f", for {_silence(silent)}"
     ways = ["--ranks names others"] if truth.those(*FREE) else []
     if truth.by_node(gone) and not silent:
-        ways.append(f"%modal_restart starts {'it' if one else 'them'} again")
+        ways.append(f"%modal_restart tries to start {'it' if one else 'them'} again")
     return f"{told}: {', '.join(ways) or START_ANEW}"
 
 
