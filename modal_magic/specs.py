@@ -2,6 +2,7 @@
 
 backend ──Take, StartGateway, StartAgent, Settled──▶ zygote ◀──Fork, End── agent
         ◀──Ready, GatewayUp, Unable───────         ──Exited────▶
+                                                   ──Introduced─▶ gateway
 """
 
 from __future__ import annotations
@@ -150,6 +151,15 @@ class Here(Message):
 ZygoteWord = Ready | GatewayUp | Unable | Here
 
 
+# ---- zygote → gateway --------------------------------------------------------------------------------------------
+
+
+class Introduced(Message):
+    """The agent of this node is made here too: the descriptor that travels along is the end of a line to it."""
+
+    node_rank: int
+
+
 # ---- agent ⇄ zygote ----------------------------------------------------------------------------------------------
 
 
@@ -194,4 +204,5 @@ ZygoteToAgent = Forked | Exited | Leave
 decode_backend_word = msgspec.msgpack.Decoder(BackendWord).decode
 decode_zygote_word = msgspec.msgpack.Decoder(ZygoteWord).decode
 decode_agent_word = msgspec.msgpack.Decoder(AgentWord).decode
+decode_introduced = msgspec.msgpack.Decoder(Introduced).decode
 decode_zygote_to_agent = msgspec.msgpack.Decoder(ZygoteToAgent).decode

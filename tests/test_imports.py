@@ -60,6 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "links": {"protocol", "links"},
     "links/client": {*GROUND, "registry", "links"},
     "gateway": {"protocol", "specs", "topology", "lines", "live", "state", "segments", "links/delivery", "gateway"},
+    "gateway/doors": {"protocol", "specs", "links"},
     "gateway/serving": {"protocol", "specs", "links", "gateway"},
     "registry": GROUND,
     "this_rank": set(),

@@ -1,4 +1,4 @@
-"""The gateway of a session: the one door to it, and the home of its truth. Only `serving` has sockets and a clock."""
+"""The gateway of a session: the one door to it, and the home of its truth. Only `serving` and `doors` have sockets."""
 
 from modal_magic.gateway.gateway import Gateway
 

@@ -21,6 +21,7 @@ from modal_magic import protocol as p
 from modal_magic.links.framing import frame
 from modal_magic.links.link import Keys, connect
 from modal_magic.links.waiting import READ, WRITE, Waiter
+from modal_magic.links.wires import PairWire, Wire, ZmqWire, identity_of
 from modal_magic.node.channel import Channel
 from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
@@ -63,6 +64,7 @@ class Agent:
     zygote: Channel | None
     gateway: Uplink
     network: dict[str, str]
+    waiter: Waiter
     workers: dict[int, RankProcess] = field(default_factory=dict)
     readers: dict[int, Callable[[], None]] = field(default_factory=dict)
     port_holder: socket.socket | None = None
@@ -73,12 +75,8 @@ class Agent:
     returns: bool = False
     leave_by: float = 0.0
     gone: bool = False
-    waiter: Waiter = field(init=False)
 
     # -- the loop
-
-    def __post_init__(self) -> None:
-        self.waiter = Waiter(self.gateway.socket)
 
     def serve(self) -> None:
         """Serve until the session ends, the gateway is gone, or nothing has been heard of it for too long."""
@@ -100,12 +98,12 @@ class Agent:
             self.gateway.flush()
             self.leave_when_empty()
         self.waiter.close()
-        self.gateway.socket.close(linger=500)
+        self.gateway.wire.close()
 
     def turn(self, patience: float) -> None:
         """Wait for something to read and read it. While the gateway is behind, what ranks say is left where it is."""
         writable = self.gateway.takes_more()
-        wanted: dict[int, int] = {}
+        wanted = self.gateway.wire.wanted()
         if self.zygote is not None:
             wanted[self.zygote.socket.fileno()] = READ
         for worker in self.workers.values():
@@ -121,7 +119,7 @@ class Agent:
                     wanted[pipe.descriptor] = READ
         self.waiter.watch(wanted)
         ready = self.waiter.wait(patience, self.gateway.awaits)
-        for order in self.gateway.orders():
+        for order in self.gateway.orders(ready):
             self.obey(order)
         if not ready:
             return
@@ -408,12 +406,20 @@ def count_accelerators() -> int:
     return torch.cuda.device_count() if torch is not None else 0
 
 
-def run_agent(spec: AgentSpec, zygote: socket.socket) -> None:
-    """Be the agent of a node until the session ends."""
+def run_agent(spec: AgentSpec, zygote: socket.socket, line: socket.socket | None) -> None:
+    """Be the agent of a node until the session ends. `line` leads to its gateway where one zygote has made them both;
+    else it is reached over the network."""
+    if line is not None:
+        be_agent(spec, zygote, PairWire(line), Waiter())
+        return
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    keys = Keys(spec.public_key, spec.secret_key)
-    identity = f"node-{spec.node_rank}".encode()
-    gateway = connect(context, spec.gateway_host, spec.gateway_port, spec.gateway_key, keys, identity, patient=False)
-    network = network_environment(spec.address)
-    Agent(spec, Channel(zygote), Uplink(gateway), network, notice_due=spec.notice).serve()
+    keys, name = Keys(spec.public_key, spec.secret_key), identity_of(spec.node_rank)
+    gateway = connect(context, spec.gateway_host, spec.gateway_port, spec.gateway_key, keys, name, patient=False)
+    be_agent(spec, zygote, ZmqWire(gateway), Waiter(gateway))
     context.destroy(linger=500)
+
+
+def be_agent(spec: AgentSpec, zygote: socket.socket, wire: Wire, waiter: Waiter) -> None:
+    """Serve on a wire, and on what leads to the zygote."""
+    network = network_environment(spec.address)
+    Agent(spec, Channel(zygote), Uplink(wire), network, waiter, notice_due=spec.notice).serve()

@@ -23,9 +23,9 @@ def become(kind: str, packed: bytes, descriptors: list[int]) -> None:
         for descriptor in descriptors:  # what a cell starts must not hold our lines open
             os.set_inheritable(descriptor, False)
         if kind == "gateway":
-            _be_gateway(msgspec.msgpack.decode(packed, type=GatewaySpec), descriptors[0])
+            _be_gateway(msgspec.msgpack.decode(packed, type=GatewaySpec), *descriptors)
         elif kind == "agent":
-            _be_agent(msgspec.msgpack.decode(packed, type=AgentSpec), descriptors[0])
+            _be_agent(msgspec.msgpack.decode(packed, type=AgentSpec), *descriptors)
         else:
             _be_worker(msgspec.msgpack.decode(packed, type=WorkerSpec), descriptors)
         code = 0
@@ -35,7 +35,7 @@ def become(kind: str, packed: bytes, descriptors: list[int]) -> None:
         os._exit(code)
 
 
-def _be_gateway(spec: GatewaySpec, pipe: int) -> None:
+def _be_gateway(spec: GatewaySpec, pipe: int, bell: int | None = None) -> None:
     from modal_magic.frameworks.base import open_store
     from modal_magic.gateway.serving import run_gateway
 
@@ -46,14 +46,14 @@ def _be_gateway(spec: GatewaySpec, pipe: int) -> None:
         os.close(pipe)
 
     with open_store(spec.framework, spec.host, spec.session) as store:
-        run_gateway(spec, store, announce)
+        run_gateway(spec, store, announce, None if bell is None else socket.socket(fileno=bell))
 
 
-def _be_agent(spec: AgentSpec, descriptor: int) -> None:
+def _be_agent(spec: AgentSpec, zygote: int, line: int | None = None) -> None:
     from modal_magic.node.agent import run_agent
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    run_agent(spec, socket.socket(fileno=descriptor))
+    run_agent(spec, socket.socket(fileno=zygote), None if line is None else socket.socket(fileno=line))
 
 
 def _be_worker(spec: WorkerSpec, descriptors: list[int]) -> None:

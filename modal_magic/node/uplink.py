@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-
-import zmq
 
 from modal_magic import protocol as p
 from modal_magic.links.delivery import Delivery
-from modal_magic.links.waiting import READ, WRITE, readiness
+from modal_magic.links.waiting import READ, WRITE
+from modal_magic.links.wires import Wire
 
 __all__ = ["Uplink"]
 
@@ -19,20 +18,13 @@ __all__ = ["Uplink"]
 class Uplink:
     """What is to be sent, and when the gateway was last heard (monotonic seconds)."""
 
-    socket: zmq.Socket[bytes]
+    wire: Wire
     pending: list[bytes] = field(default_factory=list)
     heard: float = field(default_factory=time.monotonic)
     line: Delivery = field(init=False)
 
     def __post_init__(self) -> None:
-        self.line = Delivery(time.time_ns(), self._transmit)
-
-    def _transmit(self, frames: list[bytes]) -> bool:
-        try:
-            self.socket.send_multipart(frames, zmq.DONTWAIT)
-        except zmq.Again:
-            return False
-        return True
+        self.line = Delivery(time.time_ns(), self.wire.send)
 
     def beat(self) -> None:
         """Say that this node lives."""
@@ -60,13 +52,9 @@ class Uplink:
             self.pending.clear()
         return True
 
-    def orders(self) -> Iterator[p.Order]:
-        """The orders that have come."""
-        while readiness(self.socket) & READ:
-            try:
-                frames = self.socket.recv_multipart(zmq.DONTWAIT)
-            except zmq.Again:
-                return
+    def orders(self, ready: Mapping[int, int]) -> Iterator[p.Order]:
+        """The orders that have come; `ready` is what the waiter found."""
+        for frames in self.wire.receive(ready):
             self.heard = time.monotonic()
             data = self.line.take(frames, self.heard)
             if data is not None:
@@ -78,7 +66,7 @@ class Uplink:
 
     @property
     def awaits(self) -> int:
-        """What the socket is to be waited for."""
+        """What a socket of ZeroMQ is to be waited for."""
         return READ | WRITE if self.line.behind else READ
 
     def is_dead(self, now: float) -> bool:
@@ -86,4 +74,4 @@ class Uplink:
 
         Silence with something left to read is our own lateness: the whole node may have been stopped for a while.
         """
-        return now - self.heard > p.DEAD_MAN_SECONDS and not readiness(self.socket) & READ
+        return now - self.heard > p.DEAD_MAN_SECONDS and not self.wire.waiting()

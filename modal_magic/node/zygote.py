@@ -37,6 +37,7 @@ from modal_magic.specs import (
     Fork,
     Forked,
     Here,
+    Introduced,
     Leave,
     Ping,
     Ready,
@@ -77,6 +78,7 @@ class Zygote:
     selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     children: dict[int, Child] = field(default_factory=dict)
     agents: list[Channel] = field(default_factory=list)
+    gateway: socket.socket | None = None
     buffer: bytearray = field(default_factory=bytearray)
     folder: Path | None = None
     deadline: float | None = None
@@ -89,6 +91,8 @@ class Zygote:
         self.selector.close()
         for agent in self.agents:
             agent.socket.detach()
+        if self.gateway is not None:
+            self.gateway.detach()
 
 
 def main() -> None:
@@ -176,8 +180,10 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
                 tell_backend(zygote, Unable(f"the working directory {directory} cannot be entered: {error.strerror}"))
         case StartGateway(spec=spec):
             outgoing, incoming = os.pipe()
-            pid, _ = bear("gateway", spec, [incoming], zygote.leave)
+            zygote.gateway, theirs = socket.socketpair()
+            pid, _ = bear("gateway", spec, [incoming, theirs.fileno()], zygote.leave)
             os.close(incoming)
+            theirs.close()
             zygote.children[pid] = Child("gateway")
 
             def announced() -> None:
@@ -202,14 +208,29 @@ def obey_backend(zygote: Zygote, word: BackendWord) -> None:
 
 
 def start_agent(zygote: Zygote, spec: AgentSpec) -> None:
-    """Fork the agent of a node."""
+    """Fork the agent of a node. To a gateway that was made here too it is given a line, with no network between."""
     ours, theirs = socket.socketpair()
-    pid, _ = bear("agent", spec, [theirs.fileno()], zygote.leave)
-    theirs.close()
+    lines = [theirs, *introduce(zygote, spec.node_rank)]
+    pid, _ = bear("agent", spec, [line.fileno() for line in lines], zygote.leave)
+    for line in lines:
+        line.close()
     channel = Channel(ours)
     zygote.agents.append(channel)
     zygote.children[pid] = Child("agent", channel, spec=spec)
     zygote.selector.register(ours, selectors.EVENT_READ, lambda: from_agent(zygote, channel))
+
+
+def introduce(zygote: Zygote, node_rank: int) -> list[socket.socket]:
+    """Give the gateway its end of a line to an agent that is to be made; the agent's own is returned, if there is one.
+
+    A gateway that is gone does not mind.
+    """
+    if zygote.gateway is None:
+        return []
+    here, there = socket.socketpair()
+    with here, contextlib.suppress(OSError):
+        socket.send_fds(zygote.gateway, [frame(Introduced(node_rank))], [here.fileno()])
+    return [there]
 
 
 def from_agent(zygote: Zygote, agent: Channel) -> None:
