@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modal_magic.errors import SessionClosed as SessionClosed
     from modal_magic.errors import SessionError as SessionError
     from modal_magic.errors import UsageError as UsageError
+    from modal_magic.errors import VersionMismatch as VersionMismatch
     from modal_magic.protocol import Retries as Retries
     from modal_magic.reporting import progress as progress
     from modal_magic.reporting import report as report
@@ -56,6 +57,7 @@ _ROOMS = {
             "SessionClosed",
             "SessionError",
             "UsageError",
+            "VersionMismatch",
         ),
         "errors",
     ),

@@ -5,6 +5,7 @@ ModalMagicError
 │   └── CellSyntaxError   the cell is not Python
 ├── SessionError          a session cannot be started or reached
 │   ├── GatewayBusy       its gateway does not answer, and is not known to be gone
+│   ├── VersionMismatch   another version of modal_magic has started it
 │   └── SessionGone       there is no such session any more
 │       ├── SessionClosed it ended (stopped, lease over) while somebody still used it
 │       └── GatewayLost   its gateway is gone
@@ -32,6 +33,7 @@ __all__ = [
     "SessionError",
     "SessionGone",
     "UsageError",
+    "VersionMismatch",
 ]
 
 
@@ -63,6 +65,10 @@ class SessionError(ModalMagicError):
 
 class GatewayBusy(SessionError):
     """The gateway of the session does not answer, and is not known to be gone: nothing is lost yet."""
+
+
+class VersionMismatch(SessionError):
+    """The session was started by a version of modal_magic that speaks another protocol than this one."""
 
 
 class SessionGone(SessionError):

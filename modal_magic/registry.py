@@ -11,18 +11,22 @@ import stat
 import sys
 import tempfile
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from modal_magic.containers import Containers
-from modal_magic.errors import SessionError, UsageError
+from modal_magic.errors import SessionError, UsageError, VersionMismatch
+from modal_magic.protocol import VERSION
 from modal_magic.values import SESSION_NAME
 
 __all__ = [
     "Connection", "birth", "claim", "folder_of", "forget", "gateway_lives", "has_left_log", "lives", "living", "names",
-    "publish", "read", "runtime_folder",
+    "outline", "publish", "read", "runtime_folder",
 ]  # fmt: skip
 
+
+Found = TypeVar("Found", bound=msgspec.Struct)
 
 BIRTH_SECONDS = 1.0
 """Births that are no further apart are one."""
@@ -59,6 +63,16 @@ class Connection(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     born: float
     notebook: str
     containers: Containers = msgspec.field(default_factory=Containers)
+    meeting: str = ""
+
+
+class Outline(msgspec.Struct, frozen=True):
+    """What the connection file of any version of modal_magic says, in the words of `Connection`."""
+
+    version: int
+    backend: str = ""
+    pid: int = 0
+    born: float = 0.0
     meeting: str = ""
 
 
@@ -180,9 +194,29 @@ def publish(connection: Connection) -> Path:
 def read(session: str) -> Connection:
     """The connection of a session.
 
-    Raises UsageError when there is no session of this name, with the nearest that there is, and SessionError when the
-    file is not what `publish` wrote: another user could have put it there to have cells sent to them.
+    Raises UsageError when there is no session of this name, with the nearest that there is, VersionMismatch when
+    another version of modal_magic has started it, and SessionError when the file is not what `publish` wrote: another
+    user could have put it there to have cells sent to them.
     """
+    known = outline(session)
+    if known.version != VERSION:
+        raise VersionMismatch(
+            f"session {session!r} was started by another version of modal_magic, which speaks protocol {known.version} "
+            f"and this one {VERSION}: %modal_stop {session} ends it, and a new session has this version"
+        )
+    connection = _decode(session, Connection)
+    if connection.session != session:
+        path = folder_of(session) / "connection.json"
+        raise SessionError(f"{path} is that of session {connection.session!r}: delete it and start the session anew")
+    return connection
+
+
+def outline(session: str) -> Outline:
+    """What is known of a session whichever version of modal_magic has started it. Raises what `read` does."""
+    return _decode(session, Outline)
+
+
+def _decode(session: str, kind: type[Found]) -> Found:
     path = folder_of(session) / "connection.json"
     try:
         if not SESSION_NAME.fullmatch(session):
@@ -194,14 +228,11 @@ def read(session: str) -> Connection:
                     f"{path} can be written or read by others, so it is not trusted: delete it and start the session "
                     "anew"
                 )
-        connection = msgspec.json.decode(path.read_bytes(), type=Connection)
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except FileNotFoundError:
         raise UsageError(unknown_session(session)) from None
     except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise SessionError(f"{path} is damaged ({error}): delete it and start the session anew") from None
-    if connection.session != session:
-        raise SessionError(f"{path} is that of session {connection.session!r}: delete it and start the session anew")
-    return connection
 
 
 def unknown_session(session: str) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from modal_magic import Session, registry
 from modal_magic.backends.modal_inventory import left_running
+from modal_magic.sessions.resources import Resources
 from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.modal_service import modal_book
@@ -78,6 +79,20 @@ def test_a_restarted_kernel_goes_on_with_the_session(modal_book: Notebook, modal
         left = left_running(registry.read("beside").meeting, 0.0)
     assert set(left) <= {str(one["id"]) for one in others}
     assert seen(lambda: not modal_service.containers())
+
+
+def test_a_session_of_another_version_is_said_to_be_and_can_be_stopped(
+    modal_book: Notebook, modal_service: Handle, resources: Resources, runtime_folder: Path
+) -> None:
+    for backend in ("local", "modal"):
+        with modal_service.reached():
+            Session(resources=resources, backend=backend, session="older", framework="none").ready().detach()
+        file = runtime_folder / "older" / "connection.json"
+        file.write_text(file.read_text().replace('"version": ', '"of_older": 1, "version": 10'))
+        refused = modal_book.run("%%modal_distributed --session older\npass")
+        assert "'older' was started by another version of modal_magic, which speaks protocol 10" in refused.error
+        assert modal_book.run("%modal_stop older").stdout == "older is stopped\n"
+        assert not file.parent.exists() and not modal_service.containers()
 
 
 def executed(path: Path, service: Handle) -> subprocess.CompletedProcess[str]:

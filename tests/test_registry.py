@@ -15,7 +15,8 @@ import msgspec
 import pytest
 
 from modal_magic import registry
-from modal_magic.errors import SessionError, UsageError
+from modal_magic.errors import SessionError, UsageError, VersionMismatch
+from modal_magic.protocol import VERSION
 from modal_magic.registry import Connection
 
 
@@ -29,7 +30,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def connection(session: str = "train") -> Connection:
     return Connection(
-        version=1,
+        version=VERSION,
         session=session,
         backend="local",
         host="127.0.0.1",
@@ -59,6 +60,19 @@ def mode(path: Path) -> int:
 
 
 # ---- writing and reading ---------------------------------------------------------------------------------------------
+
+
+def test_a_session_of_another_version_is_named_as_that_whatever_else_its_file_says() -> None:
+    path = published()
+    other = {**json.loads(path.read_text()), "version": VERSION + 1, "tomorrow": [1]}
+    del other["framework"]
+    path.write_text(json.dumps(other))
+    with pytest.raises(
+        VersionMismatch, match=rf"protocol {VERSION + 1} and this one {VERSION}: %modal_stop train ends"
+    ):
+        registry.read("train")
+    assert registry.outline("train").pid == os.getpid()
+    assert registry.living() == []
 
 
 def test_what_was_published_is_read_back() -> None:

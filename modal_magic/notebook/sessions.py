@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from modal_magic import config, registry
-from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError
+from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError, VersionMismatch
 from modal_magic.notebook.attaching import refuse_for
 from modal_magic.notebook.notices import say
 from modal_magic.notebook.taking_over import settings_of, take_over
@@ -17,6 +17,7 @@ from modal_magic.options import OPTIONS, Options, differences, resolve
 from modal_magic.sessions.checking import check_chosen
 from modal_magic.sessions.resources import Resources, choose_backend
 from modal_magic.sessions.session import Session
+from modal_magic.sessions.unread import end_unread
 
 __all__ = ["NotebookSessions"]
 
@@ -181,6 +182,9 @@ class NotebookSessions:
         """End a session, and say how that went. Raises SessionError where it goes on, or may."""
         try:
             self.find(name).stop()
+            say(f"{name} is stopped")
+        except VersionMismatch:
+            end_unread(name, self._resources)
             say(f"{name} is stopped")
         except GatewayLost:
             registry.forget(name)
