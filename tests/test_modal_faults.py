@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from modal_magic import RankFailed, RunInterrupted, Session
+from modal_magic import RankFailed, Retries, RunInterrupted, Session
 from modal_magic.sessions.resources import Resources
 from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
@@ -65,6 +65,23 @@ def test_a_node_that_is_cut_off_comes_back_with_its_variables(two: Session, moda
     assert time.monotonic() - began < 3
     modal_service.ask("link", container=victim, state="up")
     assert results(two, ALL_REDUCE + "kept, int(total)") == ["(0, 2)", "(1, 2)"]
+
+
+def test_an_attempt_waits_for_the_node_that_was_taken_away(two: Session, modal_service: Handle) -> None:
+    victim = container_of_node_1(two, modal_service)
+    source = (
+        "import modal_magic, time, torch, torch.distributed as dist\n"
+        "print('begun', flush=True)\n"
+        "while True:\n"
+        "    dist.all_reduce(total := torch.ones(1))\n"
+        "    if modal_magic.attempt > 1: break\n"
+        "    time.sleep(0.01)\n"
+        "modal_magic.attempt, int(total)"
+    )
+    run = begun(two.run(source, retries=Retries(1, initial_delay=0.0)))
+    modal_service.ask("interrupt", container=victim)
+    assert {view.result for view in run.wait(60).ranks.values()} == {"(2, 2)"}
+    assert container_of_node_1(two, modal_service) != victim
 
 
 def test_a_container_that_is_lost_is_replaced_and_only_its_variables_with_it(

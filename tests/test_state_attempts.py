@@ -180,6 +180,56 @@ def test_a_run_whose_rank_does_not_come_back_fails() -> None:
     assert rig.logged(p.RunEnded)[-1].reason.startswith("rank 1 is lost: ")
 
 
+@pytest.mark.parametrize("silent", [True, False])
+def test_an_attempt_is_not_spent_before_the_node_that_was_taken_away_is_back(silent: bool) -> None:
+    rig = Rig(2, 2, patience=300.0).ready()
+    rig.run("a", retries=p.Retries(1, initial_delay=0.0))
+    rig.play()
+    rig.feed(s.NodeGone(1, "left: preempted", silent=silent, returns=True))
+    rig.fire("verdict")
+    rig.play()
+    rig.fire("retry")
+    rig.fire("return of node 1") if silent else None
+    rig.run("b", [0])  # holds back what comes after it, too
+    assert attempts(rig) == [1, 1] and rig.machine.state is S.DEGRADED
+    told = [notice.text for notice in rig.logged(p.Notice)]
+    assert told == ["attempt 2 begins when node 1 is back"]
+    rig.join(1)
+    rig.play()
+    assert attempts(rig) == [1, 1, 2, 2]
+    rig.finish("a")
+    rig.play()
+    assert rig.ends == [("a", "done", [])] and rig.machine.active is not None
+
+
+@pytest.mark.parametrize("end", ["interrupt", "too long"])
+def test_an_attempt_that_waits_for_a_node_can_be_ended_and_does_not_wait_for_ever(end: str) -> None:
+    rig = Rig(2, 1, patience=300.0).ready()
+    rig.run("a", retries=p.Retries(1, initial_delay=0.0))
+    rig.play()
+    rig.feed(s.NodeGone(1, "left: preempted", returns=True))
+    rig.fire("verdict")
+    rig.play()
+    assert rig.logged(p.SessionChanged)[-1].reason == (
+        "rank 1 starts anew, without variables, when node 1 is back. Until then --ranks names others"
+    )
+    rig.run("other", [1])
+    rig.fire("retry")
+    assert rig.ends == []
+    if end == "interrupt":
+        rig.ask(p.InterruptRun("a"))
+        assert rig.logged(p.RunEnded)[-1].reason == (
+            "rank 1 is lost: --ranks names others, rank 1 starts anew when node 1 is back"
+        )
+    else:
+        assert rig.timers["return of node 1"] == 300.0
+        rig.fire("return of node 1")
+    assert rig.ends == [
+        ("a", "interrupted" if end == "interrupt" else "failed", [] if end == "interrupt" else [1]),
+        ("other", "failed", [1]),
+    ]
+
+
 def test_a_session_that_ends_between_two_attempts_ends_the_run() -> None:
     rig = running(p.Retries(1))
     lose(rig, 1)

@@ -28,6 +28,7 @@ def node_joined(truth: Truth, joined: NodeJoined) -> None:
             truth, joined.node_rank, f"ended with the agent of node {joined.node_rank}, which {joined.predecessor}"
         )
     truth.nodes[joined.node_rank] = joined
+    truth.expected.discard(joined.node_rank)
     truth.do(SetTimer(f"return of node {joined.node_rank}", None))
     if joined.node_rank in truth.silent:
         truth.silent.discard(joined.node_rank)
@@ -61,7 +62,8 @@ def node_gone(truth: Truth, gone: NodeGone) -> None:
 
 
 def not_returned(truth: Truth, node_rank: int) -> None:
-    """The time is over in which a silent node could have come back."""
+    """The time is over in which a node could have come back: one that was silent, or one with fresh ranks."""
+    truth.expected.discard(node_rank)
     if node_rank not in truth.silent:
         return
     _give_up(truth, node_rank, "stopped answering", returns=True)
@@ -108,6 +110,9 @@ def _give_up(truth: Truth, node_rank: int, cause: str, returns: bool) -> None:
     truth.silent.discard(node_rank)
     truth.do(SetTimer(f"return of node {node_rank}", None))
     waits = returns and truth.rendezvous is not None and truth.settings.patience is not None
+    if waits:
+        truth.expected.add(node_rank)
+        truth.do(SetTimer(f"return of node {node_rank}", truth.settings.patience))
     if not truth.nodes and not truth.silent and not waits:
         close(truth, f"node {node_rank} {cause}, and no node is left")
 

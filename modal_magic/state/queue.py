@@ -16,12 +16,14 @@ class Queue:
     """The runs that wait, with the clients that want them.
 
     `places` is how many runs each had before it when that was last told. `retrying` is a run between two attempts: it
-    stands at the head and holds the queue.
+    stands at the head and holds the queue. `awaiting` is the run and the attempt that waits for nodes there, once that
+    was told.
     """
 
     waiting: deque[tuple[bytes, p.Run]] = field(default_factory=deque)
     places: dict[str, int] = field(default_factory=dict)
     retrying: str = ""
+    awaiting: tuple[str, int] = "", 0
 
     @property
     def runs(self) -> list[str]:
@@ -42,6 +44,11 @@ class Queue:
         self.retrying = request.task.run
         self.waiting.appendleft((client, request))
         return [Log(told), SetTimer("retry", told.delay)]
+
+    def await_nodes(self, task: p.Execute, until: str) -> list[Effect]:
+        """Say, once for each attempt, that it waits where it is, and until when."""
+        told, self.awaiting = self.awaiting, (task.run, task.attempt)
+        return [Log(p.Notice(f"attempt {task.attempt} begins {until}"))] if told != self.awaiting else []
 
     def remove(self, name: str) -> list[Effect]:
         """Take a run out, if it is here: it ends, interrupted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from modal_magic import protocol as p
 from modal_magic.state.active_run import COMMUNICATION, EXCEPTION, LOST, ActiveRun, can_meet_again
-from modal_magic.state.advice import why_refused
+from modal_magic.state.advice import away, name_nodes, why_refused
 from modal_magic.state.attempts import next_attempt
 from modal_magic.state.group import regroup
 from modal_magic.state.tables import FREE, SessionState
@@ -75,10 +75,14 @@ def start_next(truth: Truth) -> None:
     """Send the next run to its ranks, if there is one and the session is free for it."""
     queue = truth.queue
     while queue.waiting and truth.active is None and not queue.retrying and truth.state in (S.READY, S.DEGRADED):
-        client, request = queue.waiting.popleft()
+        client, request = queue.waiting[0]
         chosen = tuple(range(len(truth.ranks)) if request.ranks is None else dict.fromkeys(request.ranks))
         gone = [rank for rank in chosen if truth.ranks[rank].state not in FREE]
         name = request.task.run
+        if request.task.attempt > 1 and (missing := away(truth, gone)):
+            truth.do(*queue.await_nodes(request.task, f"when {name_nodes(missing)} back"))
+            return
+        queue.waiting.popleft()
         if gone:
             truth.do(Log(p.RunEnded(name, "failed", gone, 0.0, reason=why_refused(truth, gone))))
             continue

@@ -38,7 +38,8 @@ class Rank:
 class Truth:
     """What is true of one session now.
 
-    `silent` are nodes that may come back, `returned` says that one has. `rendezvous` is None until all nodes are
+    `silent` are nodes that may come back with their ranks, `expected` those that come back with fresh ones; `returned`
+    says that one has. `rendezvous` is None until all nodes are
     there. `restarts` are the requests that are answered when the session is free again, and `restarting`
     the ranks that are still to end for them. `together` says that all ranks can be in one process group;
     `group_trouble` why they are without one although they could. `awaits_nodes` says that the timer of nodes runs.
@@ -51,6 +52,7 @@ class Truth:
         self.ranks = [Rank() for _ in range(settings.topology.world_size)]
         self.nodes: dict[int, NodeJoined] = {}
         self.silent: set[int] = set()
+        self.expected: set[int] = set()
         self.returned = False
         self.rendezvous: Rendezvous | None = None
         self.active: ActiveRun | None = None
