@@ -57,7 +57,7 @@ def test_a_rank_that_raises_before_a_collective_is_blamed_and_the_others_are_fre
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "rank 1 was killed by SIGKILL"),
         ("os._exit(7)", "rank 1 ended its process with exit code 7"),
-        ("ctypes.string_at(0)", "rank 1 crashed with SIGSEGV"),
+        ("ctypes.string_at(0)", "rank 1 crashed with SIGSEGV in string_at at cell line 5."),
     ],
 )
 def test_a_rank_that_dies_is_named_with_its_cause_at_once(book: Notebook, how: str, cause: str) -> None:

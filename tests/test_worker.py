@@ -29,7 +29,7 @@ from modal_magic.node.worker import run_worker
 from modal_magic.specs import WorkerSpec
 lines = [socket.socket(fileno=int(number)) for number in sys.argv[1:]]
 spec = msgspec.msgpack.decode(sys.stdin.buffer.read(), type=WorkerSpec)
-run_worker(spec, *lines, os.dup(1), os.dup(2))
+run_worker(spec, *lines, os.dup(1), os.dup(2), os.memfd_create("report"))
 os._exit(0)
 """
 

@@ -23,6 +23,7 @@ from modal_magic.links.link import Keys, connect
 from modal_magic.links.waiting import READ, WRITE, Waiter
 from modal_magic.links.wires import PairWire, Wire, ZmqWire, identity_of
 from modal_magic.node.channel import Channel
+from modal_magic.node.crashes import read_report
 from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
 from modal_magic.node.orphans import kill_group
@@ -358,6 +359,9 @@ class Agent:
                 break
         self.readers.pop(worker.channel.socket.fileno(), None)
         self.gateway.emit(*worker.output(time.monotonic()))
+        if (crash := read_report(worker.report)) is not None:
+            self.gateway.emit(p.Output(worker.rank, worker.run, "stderr", crash.text))
+            cause += crash.where
         worker.close()
         if self.zygote is None:
             self.kill(worker)  # what it has started: nobody else ends that now

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from modal_magic import protocol as p
 from modal_magic.links.framing import frame
 from modal_magic.node.channel import Channel
+from modal_magic.node.crashes import open_report
 from modal_magic.node.pipes import OutputPipe, open_pipe
 from modal_magic.node.silent import processor_ticks
 
@@ -21,7 +22,7 @@ __all__ = ["LINES", "RankProcess", "cause_of_death", "open_lines"]
 SPEAK_SECONDS = 0.02
 """After so long a worker that has a cell is asked to say that it has begun. Most cells of a notebook end at once, and
 then nobody needs to hear of that."""
-LINES = 5
+LINES = 6
 """How many descriptors of its own a worker is given: `open_lines` has them in the order in which it takes them."""
 
 
@@ -51,7 +52,7 @@ class Outbox:
 @dataclass(eq=False, slots=True)
 class RankProcess:
     """A worker seen from outside. Its main thread reads `tasks` when it has nothing to do, and its control thread
-    `control` at any time: so a short cell wakes one of the two.
+    `control` at any time: so a short cell wakes one of the two. In `report` it says how it has crashed.
 
     `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer. `where` is
     where the rank was at the last sample, and `sampled` says that this has been answered. At `speak_at` it
@@ -65,6 +66,7 @@ class RankProcess:
     tasks: Outbox
     lifeline: socket.socket
     pipes: tuple[OutputPipe, OutputPipe]
+    report: int
     pid: int = 0
     launched: bool = False
     run: str = ""
@@ -147,6 +149,7 @@ class RankProcess:
         self.channel.close()
         self.tasks.socket.close()
         self.lifeline.close()
+        os.close(self.report)
 
 
 def open_lines(rank: int) -> tuple[RankProcess, list[int]]:
@@ -158,8 +161,12 @@ def open_lines(rank: int) -> tuple[RankProcess, list[int]]:
     stderr, stderr_there = open_pipe("stderr")
     control.setblocking(False)
     tasks.setblocking(False)
-    there = [control_there.detach(), tasks_there.detach(), lifeline_there.detach(), stdout_there, stderr_there]
-    return RankProcess(rank, Channel(control), Outbox(control), Outbox(tasks), lifeline, (stdout, stderr)), there
+    report = open_report()
+    sockets = [control_there.detach(), tasks_there.detach(), lifeline_there.detach()]
+    there = [*sockets, stdout_there, stderr_there, os.dup(report)]
+    return RankProcess(
+        rank, Channel(control), Outbox(control), Outbox(tasks), lifeline, (stdout, stderr), report
+    ), there
 
 
 def cause_of_death(status: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
+import faulthandler
 import math
 import os
 import queue
@@ -22,7 +23,7 @@ import msgspec
 
 from modal_magic import protocol as p
 from modal_magic.frameworks.base import Framework, Superseded, prepare
-from modal_magic.node import bars, progress, spawning, stdio
+from modal_magic.node import bars, crashes, progress, spawning, stdio
 from modal_magic.node.channel import Channel
 from modal_magic.node.failure import collective_in, describe, describe_exit, in_cell, where_interrupted
 from modal_magic.node.orphans import die_with
@@ -211,6 +212,7 @@ class Worker:
         """
         self.channel.disown()
         self.tasks.disown()
+        faulthandler.disable()
         if signal.getsignal(signal.SIGINT) == self.on_signal:  # else a cell has wanted another
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -326,12 +328,19 @@ class Worker:
 
 
 def run_worker(
-    spec: WorkerSpec, control: socket.socket, tasks: socket.socket, lifeline: socket.socket, stdout: int, stderr: int
+    spec: WorkerSpec,
+    control: socket.socket,
+    tasks: socket.socket,
+    lifeline: socket.socket,
+    stdout: int,
+    stderr: int,
+    report: int,
 ) -> None:
     """Be a rank until told to end, or until the agent is gone."""
     die_with(lifeline)
     rank = spec.place.rank
     stdio.redirect(stdout, stderr)
+    crashes.report_to(report)
     os.environ.update(spec.place.environment)
     channel, inbox = Channel(control), Channel(tasks)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
