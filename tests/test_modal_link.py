@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
-from modal_magic import Session, SessionError
+from modal_magic import Session, SessionError, registry
 from modal_magic.backends import modal as backend
 from modal_magic.sessions.session import Resources
 from tests.modal_emulator.handle import Handle
-from tests.support.eventually import seen
+from tests.support.eventually import seen, until
 from tests.support.modal_service import modal_book
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook
@@ -124,15 +125,34 @@ def test_where_no_tunnel_can_be_reached_the_session_goes_through_a_queue_until_i
     modal_book.wait_for(sent, "under way", began)
     modal_book.manager.interrupt_kernel()
     assert modal_book.collect(sent, began).error_name == "RunInterrupted"
-    restart(modal_book)
-    modal_book.run("%load_ext modal_magic")
-    assert "[rank 1] 42" in modal_book.run("%%modal_distributed --session far\nprint(precious)").stdout
+    # The bridge is lost, and another program has its port, as after a reboot.
+    (second,), port = bridges(runtime_folder), registry.read("far").port
+    os.kill(second, signal.SIGKILL)
+    with taken(port):
+        assert seen(lambda: registry.read("far").port != port)
+        assert "[rank 1] 42" in modal_book.run("%%modal_distributed\nprint(precious)").stdout
+        restart(modal_book)
+        modal_book.run("%load_ext modal_magic")
+        assert "[rank 1] 42" in modal_book.run("%%modal_distributed --session far\nprint(precious)").stdout
     # Nobody here hears of the session's end: the bridge sees to it that nothing is left.
     restart(modal_book)
     assert len(bridges(runtime_folder)) == 1
     modal_service.ask("kill", container=modal_service.containers("Gateway")[0]["id"])
     assert seen(lambda: not modal_service.containers(), 30), modal_service.logs()
     assert seen(lambda: not bridges(runtime_folder) and not (runtime_folder / "far").exists(), 15)
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    """Have a port of this machine for the time of this context, as soon as it is free."""
+
+    def take() -> socket.socket | None:
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", port))
+        return None
+
+    with until(take):
+        yield
 
 
 def restart(book: Notebook) -> None:

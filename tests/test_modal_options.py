@@ -259,6 +259,24 @@ def test_one_node_does_without_a_snapshot_and_without_i6pn(modal_book: Notebook,
     assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
 
 
+def test_containers_that_are_kept_serve_another_session_and_keep_nothing_of_the_one_before(
+    service: Handle, resources: Resources
+) -> None:
+    import modal
+
+    found, kept = [], []
+    for _ in range(2):
+        with Session(resources=resources, backend="modal", framework="none", scaledown=60.0, snapshot="off") as session:
+            session.ready().run("pass").wait(30)
+            found += service.containers("ColdNode")
+            folder = Path(found[0]["log"]).parent / "tmp"
+            kept.append(list(folder.glob("modal-magic-*")))
+        assert seen(lambda folder=folder: not list(folder.glob("modal-magic-*")))  # type: ignore[misc]
+    assert found[0] == found[1] and [len(folders) for folders in kept] == [1, 1]
+    modal.App.lookup(found[0]["app"]).stop()
+    assert seen(lambda: not service.containers())
+
+
 @pytest.mark.kernel
 def test_ranks_commit_and_reload_their_volumes_and_the_end_of_a_session_commits_once_more(
     modal_book: Notebook, modal_service: Handle, tmp_path: Path

@@ -79,7 +79,8 @@ class Backend(Protocol):
     def rejoin(self, session: str) -> str:
         """Start again what leads to the gateway of a session and is a process of this machine, where it was lost.
 
-        Takes a second then. Returns the sentence for it, empty where nothing was to be done.
+        Takes a second then, and may lead elsewhere: the connection file says where. Returns the sentence for it, empty
+        where nothing was to be done.
         """
 
     def apps(self, remove_idle: bool) -> list[Deployed]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import msgspec
 
 from modal_magic import registry
 from modal_magic.backends.zygotes import import_path
-from modal_magic.errors import SessionError
+from modal_magic.errors import SessionError, UsageError
 
 __all__ = ["start", "start_again"]
 
+OTHER_SECONDS = 0.5
+"""How long another kernel may take from having started a bridge to having written that down."""
 FILE = "bridge.json"
 """What is known of a bridge, in the folder of its session."""
 
@@ -53,12 +56,28 @@ def start(session: str, key: str, port: int = 0) -> tuple[subprocess.Popen[bytes
 def start_again(session: str) -> subprocess.Popen[bytes] | None:
     """Start the bridge of a session again if it has one that is gone; its links then find it where it was.
 
-    None where there was nothing to do, and where it does not come up: another kernel may have been the first.
+    Where another program has taken its port it is at another one, which the connection file then has. None where there
+    was nothing to do, and where it does not come up.
     """
     try:
-        known = msgspec.json.decode((registry.folder_of(session) / FILE).read_bytes(), type=Bridge)
-        if registry.lives(known.pid, known.born):
-            return None
-        return start(session, known.key, known.port)[0]
-    except (OSError, msgspec.MsgspecError, SessionError):
+        lost = _lost(session)
+        return None if lost is None else start(session, lost.key, lost.port)[0]
+    except SessionError:
+        time.sleep(OTHER_SECONDS)
+    except (OSError, msgspec.MsgspecError):
         return None
+    try:
+        lost = _lost(session)
+        if lost is None:  # another kernel was the first
+            return None
+        process, port = start(session, lost.key)
+        registry.publish(msgspec.structs.replace(registry.read(session), port=port))
+        return process
+    except (OSError, msgspec.MsgspecError, SessionError, UsageError):
+        return None
+
+
+def _lost(session: str) -> Bridge | None:
+    """The bridge of a session if that is gone."""
+    known = msgspec.json.decode((registry.folder_of(session) / FILE).read_bytes(), type=Bridge)
+    return None if registry.lives(known.pid, known.born) else known

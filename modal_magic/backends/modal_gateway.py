@@ -83,22 +83,24 @@ def running_gateway(meeting: Meeting, ticket: Ticket, address: str) -> Iterator[
     """The gateway's process and the ways by which clients reach it, for the time of this context."""
     meeting.arrive(GATEWAY, NodeAt(address, container()))
     # A tunnel ends at this container's loopback or at any address of it: the clients' door is on all of them.
-    folder, doors = tempfile.mkdtemp(prefix="modal-magic-"), "" if address == LOOPBACK else "::"
-    spec = msgspec.structs.replace(ticket.gateway, host=address, client_host=doors, folder=folder)
-    process, up = spawn_gateway(spec)
-    try:
-        with contextlib.ExitStack() as ways:
-            host, port = "", 0
-            if ticket.link != "queue":
-                host, port = ways.enter_context(modal.forward(up.client_port, unencrypted=True)).tcp_socket
-            if ticket.link != "tunnel":
-                ways.enter_context(answering(meeting.key, up.client_port))
-            meeting.put("gateway", GatewayAt(address, up.node_port, host, port))
-            yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+    doors = "" if address == LOOPBACK else "::"
+    with tempfile.TemporaryDirectory(prefix="modal-magic-", ignore_cleanup_errors=True) as folder:
+        process, up = spawn_gateway(
+            msgspec.structs.replace(ticket.gateway, host=address, client_host=doors, folder=folder)
+        )
+        try:
+            with contextlib.ExitStack() as ways:
+                host, port = "", 0
+                if ticket.link != "queue":
+                    host, port = ways.enter_context(modal.forward(up.client_port, unencrypted=True)).tcp_socket
+                if ticket.link != "tunnel":
+                    ways.enter_context(answering(meeting.key, up.client_port))
+                meeting.put("gateway", GatewayAt(address, up.node_port, host, port))
+                yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
 
 
 def end_calls(names: list[str], seconds: float) -> None:

@@ -144,7 +144,6 @@ def serve_node(
     if generation > 1:
         notice = f"node {node_rank} is back, in another container. {notice}".rstrip()
     await_ready(zygote, ticket.agent.framework)
-    folder = tempfile.mkdtemp(prefix="modal-magic-")
     # NCCL takes two containers on one machine for one host, where it is not told that they are not.
     own = {"NCCL_HOSTID": f"{socket.gethostname()}-{address}"}
     spec = msgspec.structs.replace(
@@ -157,7 +156,11 @@ def serve_node(
         notice=notice,
         stages=list(stages),
     )
-    with offered(ticket.volumes, folder) as more:
+    # Kept containers serve one session after the other: nothing of one is left to the next.
+    with (
+        tempfile.TemporaryDirectory(prefix="modal-magic-", ignore_cleanup_errors=True) as folder,
+        offered(ticket.volumes, folder) as more,
+    ):
         zygote.tell(Take(folder, os.getcwd(), sys.path, {**os.environ, **own, **more}))
         zygote.tell(StartAgent(spec))
         try:

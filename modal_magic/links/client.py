@@ -12,7 +12,7 @@ from modal_magic import protocol as p
 from modal_magic import registry
 from modal_magic.errors import GatewayBusy, GatewayLost, SessionError, UsageError
 from modal_magic.links.conversation import Conversation
-from modal_magic.links.link import Keys
+from modal_magic.links.link import Keys, endpoint
 from modal_magic.links.thread import LinkThread
 
 __all__ = ["Client"]
@@ -106,6 +106,12 @@ class Client:
     def mention(self, message: p.Shown) -> None:
         """Say what need not arrive, and not at once: it goes out with the next word, or the next beat."""
         self._links.call(self._link, lambda: self._links.transmit(self._link, [p.encode(message)]), soon=False)
+
+    def move(self, connection: registry.Connection) -> None:
+        """The gateway is reached elsewhere from now on. What was on its way is said again."""
+        before, self._connection = self._connection, connection
+        ends = endpoint(before.host, before.port), endpoint(connection.host, connection.port)
+        self._links.call(self._link, lambda: self._links.move(self._link, *ends))
 
     def close(self, last: p.Message | None = None) -> None:
         """Close the link, after a last word."""

@@ -89,6 +89,11 @@ class LinkThread:
         if link in self._links:
             link.socket.send_multipart(frames, zmq.DONTWAIT)
 
+    def move(self, link: Link, before: str, after: str) -> None:
+        """Have a link lead to another endpoint, in this thread. What waits in the socket is lost."""
+        link.socket.disconnect(before)
+        link.socket.connect(after)
+
     def shut(self, link: Link, last: p.Message | None = None) -> None:
         """Close a link, after a last word."""
         data = p.encode(last) if last is not None else None

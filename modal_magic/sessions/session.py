@@ -73,7 +73,7 @@ class Session:
         """
         session = cls.__new__(cls)
         session._set_up(resources)
-        session._connect(registry.read(name), watches)
+        session._connect(session._rejoin(registry.read(name)), watches)
         return session
 
     # -- what users do
@@ -332,8 +332,6 @@ class Session:
             self._runs.taken,
         )
         try:
-            if not connection.born:  # it is on another machine, and so may be the way to it
-                self._rejoin()
             self._client.attach()
             if self._runs.found:
                 with contextlib.suppress(GatewayBusy):  # there may be much to be told
@@ -432,18 +430,29 @@ class Session:
 
     def _on_silence(self, silent: bool) -> None:
         if silent and not self.connection.born:
-            threading.Thread(target=self._rejoin, name="modal_magic rejoin", daemon=True).start()
+            threading.Thread(target=self._find_again, name="modal_magic rejoin", daemon=True).start()
         for run in self._runs:
             if silent and run.interrupting:
                 self._let_go(run)
             elif silent:
                 self._tell_silence(run)
 
-    def _rejoin(self) -> None:
-        """Have what leads to the gateway started again, if it is what was lost."""
-        told = self._resources.backend(self.backend_name).rejoin(self.name)
+    def _rejoin(self, connection: registry.Connection) -> registry.Connection:
+        """Have what leads to the gateway started again, if it is what was lost. How the gateway is reached then."""
+        if connection.born:  # it is on this machine, and nothing leads there
+            return connection
+        told = self._resources.backend(connection.backend).rejoin(connection.session)
         if told:
             self._notify(told)
+        return registry.read(connection.session)
+
+    def _find_again(self) -> None:
+        """The same in the middle of a session."""
+        with contextlib.suppress(SessionError, UsageError):  # it has ended meanwhile
+            found = self._rejoin(self.connection)
+            if found.port != self.connection.port:
+                self.connection = found
+                self._client.move(found)
 
     def _tell_silence(self, run: Run) -> None:
         text = f"{self._client.silence()}. This waits for it; an interrupt ends the wait"
