@@ -90,3 +90,29 @@ def test_large_values_travel_as_blobs_and_a_tunnel_can_have_tls(modal_service: H
         with trusting.wrap_socket(socket.create_connection(at), server_hostname=at[0]) as tunnel:
             assert tunnel.recv(100) == b"through TLS"
         assert call.get(30) == data * 2
+
+
+def test_a_class_has_parameters_and_options_of_its_own_for_each_use(modal_service: Handle) -> None:
+    app = modal.App("shapes")
+
+    class Square:
+        side: int = modal.parameter()
+
+        @modal.method()
+        def area(self) -> tuple[int, str | None]:
+            """The area, and a variable. Where that is set, a first time fails for no reason."""
+            import os
+
+            colour = os.environ.get("COLOUR")
+            if colour and modal.Dict.from_name("shapes", create_if_missing=True).put("tried", 1, skip_if_exists=True):
+                raise RuntimeError("try again")
+            return self.side**2, colour
+
+    Square.__annotations__["side"] = int  # Modal wants the type, and has its text from this module
+    square = app.cls(serialized=True)(Square)
+    with modal_service.reached(), app.run():
+        red = square.with_options(env={"COLOUR": "red"}, retries=modal.Retries(max_retries=1, initial_delay=0.0))
+        assert red(side=3).area.remote() == (9, "red")
+        assert square(side=2).area.remote() == (4, None)
+        with pytest.raises(modal.exception.InvalidError, match="Unknown GPU type 'ANY'"):
+            square.with_options(gpu="any")(side=1).area.remote()

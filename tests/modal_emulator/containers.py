@@ -148,6 +148,7 @@ class Fleet:
             function_id=container.function.id,
             app_id=container.function.app.id,
             function_def=definition,
+            serialized_params=container.function.bound.serialized_params,
             environment_name="main",
             checkpoint_id=f"cp-{built_in[3:]}" if definition.is_checkpointing_function else "",
             app_layout=layout_of(self.world, container.function.app),

@@ -59,6 +59,17 @@ class Functions(Room):
             function_id=function.id, handle_metadata=function.metadata, function_data=self._data(function)
         )
 
+    async def FunctionBindParams(self, request: api.FunctionBindParamsRequest) -> api.FunctionBindParamsResponse:
+        base = self.world.functions[request.function_id]
+        found = next((one for one in self.world.functions.values() if one.bound == request), None)
+        if found is None:
+            definition = optioned(base.definition, request.function_options)
+            check(definition)
+            found = Function(self.world.name("fu"), base.app, base.name, base.metadata, definition, base.gpus)
+            found.bound = request
+            self.world.functions[found.id] = found
+        return api.FunctionBindParamsResponse(bound_function_id=found.id, handle_metadata=found.metadata)
+
     async def ClassCreate(self, request: api.ClassCreateRequest) -> api.ClassCreateResponse:
         id = request.existing_class_id or self.world.name("cs")
         return api.ClassCreateResponse(class_id=id, handle_metadata=api.ClassHandleMetadata())
@@ -94,3 +105,24 @@ class Functions(Room):
             timeout_secs=definition.timeout_secs,
             ranked_functions=[api.FunctionData.RankedFunction(rank=0, function=definition)],
         )
+
+
+def optioned(definition: api.Function, options: api.FunctionOptions) -> api.Function:
+    """A function as `with_options` makes it of another: what is named takes the place of what was there."""
+    made = api.Function()
+    made.CopyFrom(definition)
+    for name in ("resources", "retry_policy", "scheduler_placement"):
+        if options.HasField(name):
+            getattr(made, name).MergeFrom(getattr(options, name))
+    for name in ("timeout_secs", "cloud_provider_str"):
+        if options.HasField(name):
+            setattr(made, name, getattr(options, name))
+    scaling = {"concurrency_limit": "max_containers", "task_idle_timeout_secs": "scaledown_window"}
+    for name, ours in scaling.items():
+        if options.HasField(name):
+            setattr(made.autoscaler_settings, ours, getattr(options, name))
+    for name, replaced in (("secret_ids", "replace_secret_ids"), ("volume_mounts", "replace_volume_mounts")):
+        if getattr(options, replaced):
+            made.ClearField(name)
+        getattr(made, name).extend(getattr(options, name))
+    return made

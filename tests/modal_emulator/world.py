@@ -63,7 +63,8 @@ class App:
 class Function:
     """A function, or all methods of a class.
 
-    `snapshot` is the container whose memory its next ones start from; so many (`without`) do not.
+    `snapshot` is the container whose memory its next ones start from; so many (`without`) do not. A variant of another
+    one, with parameters or options of its own, has what it was `bound` by.
     """
 
     id: str
@@ -76,6 +77,7 @@ class Function:
     started: int = 0
     snapshot: str = ""
     without: int = 0
+    bound: api.FunctionBindParamsRequest = field(default_factory=api.FunctionBindParamsRequest)
 
     @property
     def on_gpu(self) -> bool:
