@@ -11,6 +11,7 @@ import functools
 import os
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from modal_magic.errors import UsageError
 from modal_magic.options import OPTIONS
 from modal_magic.reading import Option, did_you_mean, parse_values, read_value
 
-__all__ = ["INTERNAL_VARIABLES", "from_environment", "from_file"]
+__all__ = ["INTERNAL_VARIABLES", "from_environment", "from_file", "outer_layers"]
 
 PREFIX = "MODAL_MAGIC_"
 
@@ -29,7 +30,12 @@ INTERNAL_VARIABLES = frozenset(
 """Variables with our prefix that are no options; the last two are those of a rank, whose cell may start a session."""
 
 
-def from_file(cwd: Path) -> dict[str, object]:
+def outer_layers() -> tuple[dict[str, object], dict[str, object]]:
+    """What the config file and the environment of this process give; the line comes on top. Raises what these raise."""
+    return from_file(os.getcwd()), from_environment(os.environ)
+
+
+def from_file(cwd: str | Path) -> dict[str, object]:
     """The options of the nearest config file at or above `cwd`, by name; nothing when no file has any.
 
     In each folder `modal_magic.toml` comes before the table `[tool.modal_magic]` of `pyproject.toml`. The first file
@@ -37,17 +43,17 @@ def from_file(cwd: Path) -> dict[str, object]:
 
     Raises UsageError that names the file when it cannot be read or sets an unknown option or a bad value.
     """
-    for path in _places(cwd.absolute()):
+    for path in _places(os.path.abspath(cwd)):
         if settings := _settings(path):
             return parse_values(settings, OPTIONS, path)
     return {}
 
 
 @functools.lru_cache(maxsize=4)
-def _places(folder: Path) -> list[str]:
+def _places(folder: str) -> list[str]:
     # As text, and kept: every cell asks for all of them, and making paths costs more than looking at the files.
     names = ("modal_magic.toml", "pyproject.toml")
-    return [str(place / name) for place in (folder, *folder.parents) for name in names]
+    return [str(place / name) for place in (Path(folder), *Path(folder).parents) for name in names]
 
 
 def _settings(path: str) -> dict[str, object]:
@@ -92,7 +98,7 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, object]:
 
     Raises UsageError that names the variable when it is unknown or its value makes no sense.
     """
-    set_variables = [name for name in environ if name.startswith(PREFIX) and name not in INTERNAL_VARIABLES]
+    set_variables = [name for name in _ours(environ) if name not in INTERNAL_VARIABLES]
     by_variable = {option.variable: option for option in OPTIONS} if set_variables else {}
     given: dict[str, object] = {}
     for variable in set_variables:
@@ -104,6 +110,12 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, object]:
             raise UsageError(f"unknown environment variable {variable}; {near}")
         given[option.name] = read_value(option, _words(variable, text) if option.repeatable else text, _spell)
     return given
+
+
+def _ours(environ: Mapping[str, str]) -> list[str]:
+    if sys.platform != "win32" and environ is os.environ:  # which decodes each name: too slow for every cell
+        return [os.fsdecode(name) for name in os.environb if name.startswith(PREFIX.encode())]
+    return [name for name in environ if name.startswith(PREFIX)]
 
 
 def _words(variable: str, text: str) -> list[str]:

@@ -236,6 +236,9 @@ class Shape(Containers):
         return format_line({name: value for name, value in values.items() if value != defaults[name]}, OPTIONS)
 
 
+SHAPE_NAMES = tuple(field.name for field in dataclasses.fields(Shape))
+
+
 def differences(given: Mapping[str, object], shape: Shape) -> tuple[str, ...]:
     """The names of the given (parsed) shape options that disagree with the shape of a session.
 
@@ -243,18 +246,17 @@ def differences(given: Mapping[str, object], shape: Shape) -> tuple[str, ...]:
     shape has too.
     """
     found: list[str] = []
-    for field in dataclasses.fields(shape):
-        wanted, has = given.get(field.name), getattr(shape, field.name)
-        if field.name not in given or wanted == has:
+    for name in SHAPE_NAMES:
+        if name not in given or (wanted := given[name]) == (has := getattr(shape, name)):
             continue
-        if field.name == "gpu":
+        if name == "gpu":
             agrees = v.same_gpu(wanted if isinstance(wanted, str) else None, shape.gpu)
-        elif field.name == "env":
+        elif name == "env":
             agrees = set(v.environment(wanted)) <= set(shape.env)
         else:
-            agrees = "auto" in (wanted, has) if field.name == "backend" else wanted is None
+            agrees = "auto" in (wanted, has) if name == "backend" else wanted is None
         if not agrees:
-            found.append(field.name)
+            found.append(name)
     return tuple(found)
 
 

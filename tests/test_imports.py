@@ -35,6 +35,7 @@ GROUND = {
     "series",
     "live",
     "prices",
+    "signals",
 }
 """What anybody may import; on the ground floor itself there are narrower doors."""
 FREE = {"__init__", "_version"}
@@ -55,6 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "series": set(),
     "live": {"protocol", "series"},
     "prices": {"errors", "containers", "protocol"},
+    "signals": set(),
     "state": {"protocol", "ranges", "values", "topology", "state"},
     "segments": {"protocol"},
     "links": {"protocol", "links"},

@@ -47,6 +47,7 @@ class LinkThread:
     def __init__(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
         self._jobs: deque[Callable[[], None]] = deque()
+        self._mentions: deque[Callable[[], None]] = deque()
         self._links: set[Link] = set()
         self._waiter = Waiter()
         self._lock = threading.RLock()  # a signal handler may send while its own thread does
@@ -81,8 +82,14 @@ class LinkThread:
         return link
 
     def call(self, link: Link, job: Callable[[], None], soon: bool = True) -> None:
-        """Have something done in this thread, if the link is open then; else than `soon`, within a beat."""
-        self._submit(lambda: self._guarded(link, job), soon)
+        """Have something done in this thread, if the link is open then.
+
+        Else than `soon` it is done within a beat, and after what is done soon: somebody waits for that.
+        """
+        if soon:
+            self._submit(lambda: self._guarded(link, job))
+        elif self._waker is not None:
+            self._mentions.append(lambda: self._guarded(link, job))
 
     def transmit(self, link: Link, frames: list[bytes]) -> None:
         """Send a message, in this thread. It waits in the socket's queue while the other end is away."""
@@ -95,9 +102,9 @@ class LinkThread:
         link.socket.connect(after)
 
     def shut(self, link: Link, last: p.Message | None = None) -> None:
-        """Close a link, after a last word."""
+        """Close a link, after all else and a last word."""
         data = p.encode(last) if last is not None else None
-        self._submit(lambda: self._drop(link, data))
+        self._submit(lambda: self._mentions.append(lambda: self._drop(link, data)))
 
     def close(self) -> None:
         """End the thread and every link. Safe to call twice, and in a fork of the kernel (where it does nothing)."""
@@ -116,14 +123,15 @@ class LinkThread:
             self._context.destroy(linger=200)
             self._thread = self._waker = self._context = None
             self._jobs.clear()
+            self._mentions.clear()
 
-    def _submit(self, job: Callable[[], None], soon: bool = True) -> None:
+    def _submit(self, job: Callable[[], None]) -> None:
         with self._lock:
             if self._waker is not None:
                 self._jobs.append(job)
                 # Not told by the number of jobs: a signal handler that submits between these two lines would see the
                 # second job and this thread no longer the first, and neither would ring.
-                if soon and not self._rung:
+                if not self._rung:
                     self._rung = True
                     with contextlib.suppress(zmq.Again):  # so many bells are on their way that one more is not missed
                         self._waker.send(b"", zmq.DONTWAIT)
@@ -155,8 +163,9 @@ class LinkThread:
             self._rung = False
             if readiness(bell) & READ:
                 bell.recv()
-            while self._jobs:
-                self._jobs.popleft()()
+            for jobs in (self._jobs, self._mentions):
+                while jobs:
+                    jobs.popleft()()
             for link in list(self._links):
                 if readiness(link.socket) & READ:
                     self._guarded(link, functools.partial(self._receive, link))

@@ -26,7 +26,7 @@ class Channel:
         self.socket = connection
         self._lock = threading.Lock()
         self._buffer = bytearray()
-        self._posted = b""
+        self._posted: list[Message] = []
         self.descriptors: list[int] = []
         self.disowned = False
 
@@ -39,20 +39,20 @@ class Channel:
             return
         data = frame(message)
         with self._lock:
-            posted, self._posted = self._posted, b""
-            self.socket.sendall(posted + data if posted and not instead else data)
+            posted, self._posted = self._posted, []
+            self.socket.sendall(data if instead or not posted else b"".join([*map(frame, posted), data]))
 
     def post(self, message: Message) -> None:
         """Leave a message to go out with the next one that is sent, or with `flush`."""
         with self._lock:
-            self._posted += frame(message)
+            self._posted.append(message)
 
     def flush(self) -> None:
         """Send what was posted, if it has not gone out by now."""
         with self._lock:
-            posted, self._posted = self._posted, b""
+            posted, self._posted = self._posted, []
             if posted and not self.disowned:
-                self.socket.sendall(posted)
+                self.socket.sendall(b"".join(map(frame, posted)))
 
     def receive(self) -> list[bytes] | None:
         """The messages that have come, waiting for some where the socket blocks. None: nobody speaks to us any more."""

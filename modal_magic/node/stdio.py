@@ -58,7 +58,7 @@ def renew() -> None:
     """Have sys.stdout and sys.stderr again where there are none, or a cell has closed them or their descriptors."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         try:
-            os.fstat(descriptor)
+            os.get_inheritable(descriptor)  # the least that can be asked of one
         except OSError:
             with contextlib.suppress(OSError):
                 os.dup2(descriptor + SPARE, descriptor)

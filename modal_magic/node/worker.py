@@ -29,6 +29,7 @@ from modal_magic.node.failure import collective_in, describe, describe_exit, in_
 from modal_magic.node.orphans import die_with
 from modal_magic.node.shell import RankShell, make_shell
 from modal_magic.node.stacks import Sampler
+from modal_magic.signals import set_handler
 from modal_magic.specs import WorkerSpec
 
 __all__ = ["run_worker"]
@@ -46,7 +47,7 @@ Attempt = tuple[str, int]
 NOTHING: Attempt = "", 0
 
 
-@dataclass(slots=True, repr=False)  # `signal.signal` shows the handler before, with whose method it is, at each cell
+@dataclass(slots=True)
 class Worker:
     """A rank. The main thread takes one task after the other; the control thread hears of what cannot wait for that,
     and interrupts.
@@ -118,10 +119,11 @@ class Worker:
         if attempt not in self.unwanted:
             # Most cells of a notebook end at once: then nobody needs to hear that they have begun.
             self.channel.post(p.Started(self.rank, task.run))
-            os.environ["TORCHELASTIC_RESTART_COUNT"] = str(task.attempt - 1)  # where scripts for torchrun look
+            if os.environ.get("TORCHELASTIC_RESTART_COUNT") != (restarts := str(task.attempt - 1)):
+                os.environ["TORCHELASTIC_RESTART_COUNT"] = restarts  # where scripts for torchrun look
             self.framework.begin(task.run)
             self.shell.reporter.begin()
-            signal.signal(signal.SIGINT, self.on_signal)  # a cell before may have left another: pdb's `continue` does
+            set_handler(signal.SIGINT, self.on_signal)  # a cell before may have left another: pdb's `continue` does
             self.doing = attempt
             try:
                 if attempt not in self.unwanted:  # an interrupt may have come while we made ready

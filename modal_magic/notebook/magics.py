@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -75,7 +74,7 @@ class ModalMagics(Magics):
     def distribute(self, line: str, cell: str | None) -> Run | None:
         """What `modal_distributed` does."""
         given = parse_line(line, TABLES["modal_distributed"])
-        options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given)
+        options = resolve(*config.outer_layers(), given)
         number = cell_number(self.host)
         if cell is not None:
             check_cell(self.host, cell, number)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
 from modal_magic import config, registry
 from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError, VersionMismatch
@@ -137,7 +135,7 @@ class NotebookSessions:
     @staticmethod
     def _options(given: Mapping[str, object], name: object) -> Options:
         """What a line asks for of a new session. Raises UsageError for ranks that the session would not have."""
-        options = resolve(config.from_file(Path.cwd()), config.from_environment(os.environ), given, {"session": name})
+        options = resolve(*config.outer_layers(), given, {"session": name})
         shape = options.shape()
         check_chosen(options.ranks, options.show, shape.replicas * shape.nproc_per_node)
         return options

@@ -228,8 +228,8 @@ class Run:
 
         Where there is `more`, `tell` follows: whoever waits for events is woken once for many.
         """
-        with self.still() as view:
-            view.apply(event, at)
+        with self._lock:
+            self.view.apply(event, at)
             self._newest = max(self._newest, sequence)
             live = isinstance(event, p.LiveEvent)
             self._unread += live

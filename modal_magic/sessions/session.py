@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
+import secrets
 import threading
-import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -51,7 +49,7 @@ class Session:
 
     def __init__(self, *, resources: Resources | None = None, **options: Any) -> None:
         given = parse_values(options, OPTIONS, "Session")
-        layers = config.from_file(Path.cwd()), config.from_environment(os.environ)
+        layers = config.outer_layers()
         self._begin(resources, resolve(*layers, given), "")
 
     @classmethod
@@ -103,7 +101,7 @@ class Session:
         check_ranks(chosen, self.world_size)
         again = p.Retries(retries) if isinstance(retries, int) else retries
         limits = check_limits(timeout, output_limit, again)
-        run = Run(self, uuid.uuid4().hex[:12])
+        run = Run(self, secrets.token_hex(6))
         task = p.Execute(run.id, source, cell, first_line)
         self._runs.begin(run)
         try:

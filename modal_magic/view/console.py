@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from modal_magic import protocol as p
+from modal_magic.signals import set_handler
 from modal_magic.view.cell_output import show
 from modal_magic.view.failure import headline
 from modal_magic.view.pacing import REST_BYTES, allowance_for, fair_rest, pieces, size_of, text_size
@@ -137,7 +138,7 @@ def _interrupts_for(run: Run) -> Iterator[tuple[list[float], list[float]]]:
         (late if run.done else asked).append(time.monotonic())
         run.wake()
 
-    before = signal.signal(signal.SIGINT, hear)
+    before = set_handler(signal.SIGINT, hear)
     try:
         yield late, asked
     finally:
@@ -145,4 +146,4 @@ def _interrupts_for(run: Run) -> Iterator[tuple[list[float], list[float]]]:
             if asked and not run.done:
                 run.interrupt()
         finally:
-            signal.signal(signal.SIGINT, before)
+            set_handler(signal.SIGINT, before)
