@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from modal_magic import registry
+from tests.bench import floor
 from tests.bench.figures import Bench, Row, at_most, median, milliseconds, percentile
 from tests.bench.kernel import Kernel, start_kernel, wait_until_warm
 from tests.bench.memory import find
@@ -47,6 +48,23 @@ def figures(kernel: Kernel, ranks: int) -> tuple[float, list[Row]]:
     ]
     kernel.execute("%modal_stop")
     return more(taken), rows
+
+
+def one_node(kernel: Kernel) -> Row:
+    """The same of 4 ranks on one node, which have one agent."""
+    kernel.execute("%%modal_distributed --session node --nproc-per-node 4 --backend local\npass")
+    wait_until_warm(kernel)
+    taken = in_a_row(kernel, "%%modal_distributed\npass")
+    kernel.execute("%modal_stop")
+    return Row("`pass` on 4 ranks of one node, likewise", milliseconds(more(taken)), in_all(*taken))
+
+
+def shells(ranks: int) -> Row:
+    """The same of shells that the kernel wakes itself: what no way to ranks can be below on this machine."""
+    with floor.start_shells(ranks) as kernel:
+        taken = in_a_row(kernel, f"{floor.CELL}pass")
+    title = f"`pass` on {ranks} shells that the kernel wakes itself (the floor), likewise"
+    return Row(title, milliseconds(more(taken)), in_all(*taken))
 
 
 def used(pids: list[int]) -> tuple[float, int]:
@@ -120,10 +138,11 @@ def run() -> list[Row]:
     """Ours on 4 and 8 ranks, then the peers'."""
     with start_kernel("%load_ext modal_magic") as kernel:
         ours = {ranks: figures(kernel, ranks) for ranks in BARS}
+        node = one_node(kernel)
     px, px_row = ipyparallel()
     actors = {ranks: monarch(ranks) for ranks in BARS}
     rows = [row for _, told in ours.values() for row in told]
-    rows += [px_row, *(row for _, row in actors.values())]
+    rows += [node, *map(shells, BARS), px_row, *(row for _, row in actors.values())]
     for ranks, (seconds, _) in ours.items():
         rows += ratio(ranks, seconds, [actors[ranks][0], px if ranks == 4 else None])
     return rows
@@ -136,7 +155,9 @@ PASSES = Bench(
         "A real kernel; the client's clock runs from sending the cell to the kernel's idle. `%%modal_distributed` with "
         f"`pass` {COUNT} times in a row, then a bare `pass` as often, each after {WARM_UP} that are not counted; p50"
         " of the one less p50 of the other. Likewise `%%px` of ipyparallel, and actors of Monarch that `exec` the text,"
-        " in kernels of their own. Time of processors: that of all threads of all processes of the session"
+        " in kernels of their own. The floor: as many processes with an IPython shell each, which a magic of a kernel"
+        " of its own wakes over socket pairs, with no gateway, agent, key or log between. Time of processors: that of"
+        " all threads of all processes of the session"
         " (`/proc/PID/task/*/schedstat`) in as many cells, less that in as many bare ones; likewise how"
         " often they were woken."
     ),
