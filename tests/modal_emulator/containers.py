@@ -18,10 +18,11 @@ from grpclib.server import Server
 from modal_proto import api_pb2 as api
 from modal_proto.api_grpc import ModalClientBase
 
-from tests.modal_emulator import network
+from tests.modal_emulator import dumps, network
 from tests.modal_emulator.apps import layout_of
 from tests.modal_emulator.blobs import Warehouse
 from tests.modal_emulator.files import Library
+from tests.modal_emulator.network import Namespace
 from tests.modal_emulator.world import Cluster, Container, Function, Input, World
 
 __all__ = ["Fleet"]
@@ -155,13 +156,16 @@ class Fleet:
         )
         (container.folder / "arguments").write_bytes(arguments.SerializeToString())
         self.library.lay_out(list(definition.mount_ids), container.folder / "root")
-        prefix = ["ip", "netns", "exec", container.namespace.name] if container.namespace else []
+        if container.function.dumped is not None and container.namespace is not None:
+            command = self._restored(container, container.namespace, container.function.dumped)
+        else:
+            prefix = ["ip", "netns", "exec", container.namespace.name] if container.namespace else []
+            # What is open must be of the container's own mount namespace, or it could not be dumped.
+            inside = ["sh", "-c", 'exec "$@" < /dev/null >> "$0" 2>&1', str(container.folder / "log")]
+            command = [*prefix, *inside, sys.executable, "-m", "modal._container_entrypoint"]
         with (container.folder / "log").open("wb") as log:
             container.process = await asyncio.create_subprocess_exec(
-                *prefix,
-                sys.executable,
-                "-m",
-                "modal._container_entrypoint",
+                *command,
                 cwd=container.folder / "root",
                 env=self._environment(container, definition, built_in),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -171,6 +175,15 @@ class Fleet:
             )
         code = await container.process.wait()
         self.world.note(f"{container.id} ended with {code}")
+
+    def _restored(self, container: Container, namespace: Namespace, dumped: Path) -> list[str]:
+        """What starts a container from the memory of another one of its function."""
+        function = container.function
+        dumps.lay_out(dumped, container.folder)
+        self._tell_restored(container)
+        container.checkpointed = True
+        self.world.note(f"{container.id} was restored from {function.snapshot}")
+        return dumps.restore(dumped, namespace, container.folder, self.world.folder / function.snapshot)
 
     def _environment(self, container: Container, definition: api.Function, built_in: str) -> dict[str, str]:
         kept = {
@@ -275,7 +288,9 @@ class Fleet:
     def interrupt(self, container: Container) -> None:
         """What a preemption begins with."""
         if container.process is not None and container.process.returncode is None:
-            container.process.send_signal(signal.SIGINT)
+            # In a namespace of its own it is a child of who has restored it.
+            pid = dumps.entrypoint(self._processes(container)) or container.process.pid
+            os.kill(pid, signal.SIGINT)
 
     def kill(self, container: Container) -> None:
         """Take a container away from one moment to the next."""
@@ -301,12 +316,29 @@ class Fleet:
                 for pid in self._processes(container):
                     if pid != container.process.pid:
                         os.kill(pid, signal.SIGKILL)
-            state = {"task_id": container.id, "function_id": container.function.id}
-            temporary = container.folder / "restore.tmp"
-            temporary.write_text(json.dumps(state))
-            temporary.rename(container.folder / "restore.json")
+            if self.world.settings.snapshot == "dump" and container.function.snapshot == container.id:
+                await self._dump(container)
+            self._tell_restored(container)
 
         self._spawn(restore())
+
+    async def _dump(self, container: Container) -> None:
+        """Keep the memory of a container for the next ones of its function."""
+        assert container.process is not None
+        into = self.world.folder / f"dump-{container.id}"
+        try:
+            await asyncio.to_thread(dumps.dump, container.process.pid, container.folder, into)
+        except subprocess.CalledProcessError as error:
+            self.world.note(f"{container.id} could not be dumped: {error.stderr!r}")
+            return
+        container.function.dumped = into
+
+    def _tell_restored(self, container: Container) -> None:
+        """Write what a container waits for after its snapshot: who it is now."""
+        state = {"task_id": container.id, "function_id": container.function.id}
+        temporary = container.folder / "restore.tmp"
+        temporary.write_text(json.dumps(state))
+        temporary.rename(container.folder / "restore.json")
 
     def _fail_to_restore(self, container: Container) -> None:
         """What becomes of a container whose GPU's memory cannot be restored. Its snapshot is not used again."""

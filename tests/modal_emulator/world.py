@@ -26,7 +26,8 @@ class Settings:
     `refused` are the RPCs that are answered by an error: a gRPC status and the reason.
     `delays` are how long, in seconds, a container of a class waits for its machine. `held` are the classes whose
     containers are left in the queue, each with how many may start before that. `snapshot` is what becomes of a memory
-    snapshot: the container goes on (`continue`), or goes on without the processes that it had started (`childless`).
+    snapshot: the container goes on (`continue`), or goes on without the processes that it had started (`childless`); or
+    it goes on, and what it has in memory is what the next containers start with (`dump`, where CRIU can be used).
     `gpu_restore` is what becomes of one with the GPU's memory: `works`, or the container dies, and the next one makes
     the snapshot anew (`crashes`) or has none (`fails`, which Modal's client tells by its exit code).
     `broken_image` is what cannot be installed, and `build_seconds` how long an image takes. `tunnels` is whether their
@@ -63,8 +64,9 @@ class App:
 class Function:
     """A function, or all methods of a class.
 
-    `snapshot` is the container whose memory its next ones start from; so many (`without`) do not. A variant of another
-    one, with parameters or options of its own, has what it was `bound` by.
+    `snapshot` is the container whose memory its next ones start from; so many (`without`) do not. `dumped` is where it
+    is, if it is kept. A variant of another one, with parameters or options of its own, has what it was `bound`
+    by.
     """
 
     id: str
@@ -77,6 +79,7 @@ class Function:
     started: int = 0
     snapshot: str = ""
     without: int = 0
+    dumped: Path | None = None
     bound: api.FunctionBindParamsRequest = field(default_factory=api.FunctionBindParamsRequest)
 
     @property
