@@ -92,7 +92,9 @@ def test_large_values_travel_as_blobs_and_a_tunnel_can_have_tls(modal_service: H
         assert call.get(30) == data * 2
 
 
-def test_a_class_has_parameters_and_options_of_its_own_for_each_use(modal_service: Handle) -> None:
+def test_a_class_has_parameters_and_options_of_its_own_for_each_use_and_its_output_is_followed(
+    modal_service: Handle, capsys: pytest.CaptureFixture[str]
+) -> None:
     app = modal.App("shapes")
 
     class Square:
@@ -106,13 +108,16 @@ def test_a_class_has_parameters_and_options_of_its_own_for_each_use(modal_servic
             colour = os.environ.get("COLOUR")
             if colour and modal.Dict.from_name("shapes", create_if_missing=True).put("tried", 1, skip_if_exists=True):
                 raise RuntimeError("try again")
+            print(f"the side is {self.side}")
             return self.side**2, colour
 
     Square.__annotations__["side"] = int  # Modal wants the type, and has its text from this module
     square = app.cls(serialized=True)(Square)
-    with modal_service.reached(), app.run():
+    with modal_service.reached(), modal.enable_output(), app.run():
         red = square.with_options(env={"COLOUR": "red"}, retries=modal.Retries(max_retries=1, initial_delay=0.0))
         assert red(side=3).area.remote() == (9, "red")
         assert square(side=2).area.remote() == (4, None)
         with pytest.raises(modal.exception.InvalidError, match="Unknown GPU type 'ANY'"):
             square.with_options(gpu="any")(side=1).area.remote()
+    told = capsys.readouterr().out
+    assert told.count("the side is 3\n") == told.count("the side is 2\n") == 1

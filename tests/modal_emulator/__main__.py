@@ -26,6 +26,7 @@ from tests.modal_emulator.clusters import Clusters
 from tests.modal_emulator.containers import Fleet
 from tests.modal_emulator.files import Files, Library
 from tests.modal_emulator.functions import Functions
+from tests.modal_emulator.logs import Logs
 from tests.modal_emulator.service import service_of
 from tests.modal_emulator.stores import Shelf, Stores
 from tests.modal_emulator.tunnels import Tunnels
@@ -55,6 +56,7 @@ class Emulator:
                 Stores(world, container, self.shelf),
                 Files(world, container, self.library),
                 Blobs(world, container, self.warehouse),
+                Logs(world, container),
                 Tunnels(world, container),
                 Volumes(world, container, self.shelf),
             ]

@@ -77,6 +77,7 @@ class Fleet:
                     function.started += 1
                     container = self._make(function, cluster)
                     self.world.containers[container.id] = container  # at once: the next look must count it
+                    self.world.started.append(container)
                     self._spawn(self._run(container))
         await self.world.ring()
 

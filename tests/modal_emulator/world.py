@@ -160,7 +160,10 @@ class Container:
 
 @dataclass(slots=True)
 class World:
-    """All of it, and a bell that rings whenever something changes. One event loop touches it."""
+    """All of it, and a bell that rings whenever something changes. One event loop touches it.
+
+    `containers` are those that are there, `started` all that ever were.
+    """
 
     folder: Path
     settings: Settings = field(default_factory=Settings)
@@ -169,6 +172,7 @@ class World:
     calls: dict[str, Call] = field(default_factory=dict)
     inputs: dict[str, Input] = field(default_factory=dict)
     containers: dict[str, Container] = field(default_factory=dict)
+    started: list[Container] = field(default_factory=list)
     clusters: dict[str, Cluster] = field(default_factory=dict)
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
     history: list[str] = field(default_factory=list)
