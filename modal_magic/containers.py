@@ -79,8 +79,10 @@ class Containers:
         metavar="NAME:/PATH[:SECRET]", example="datasets:/datasets:aws",
     )  # fmt: skip
     include: tuple[str, ...] = _several(
-        "name a module that the notebook can import", r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*",
-        "send this module or package of yours along", metavar="MODULE", example="my_models",
+        "name a module that the notebook can import, or a folder with a / in its name",
+        r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*|[^\s:]*/[^\s:]*",
+        "send this module or package of yours along, or what is in this folder (`./`)", metavar="NAME",
+        example="my_models",
     )  # fmt: skip
     snapshot: str = option(
         "cpu", "start nodes from a memory snapshot: of the CPU, with the GPU too, or `off`",

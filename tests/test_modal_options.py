@@ -96,6 +96,14 @@ def test_a_module_of_the_notebook_travels_along_and_a_change_of_it_is_sent(
     assert deployed(include=("of_the_user",)) != first
     with pytest.raises(UsageError, match="--include nowhere: the notebook cannot import a module of this name"):
         deployed(include=("nowhere",))
+    folder = f"{tmp_path}/"
+    first = deployed(include=(folder,))
+    (tmp_path / ".hidden").write_text("not sent")
+    assert deployed(include=(folder,)) == first
+    (tmp_path / "of_the_user.py").rename(tmp_path / "renamed.py")
+    assert deployed(include=(folder,)) != first
+    with pytest.raises(UsageError, match="--include nowhere/: there is no such folder"):
+        deployed(include=("nowhere/",))
 
 
 @pytest.mark.parametrize(
@@ -244,10 +252,16 @@ def test_a_gpu_whose_memory_cannot_be_restored_costs_time_and_is_said_once(
 
 
 @pytest.mark.kernel
-def test_one_node_does_without_a_snapshot_and_without_i6pn(modal_book: Notebook, modal_service: Handle) -> None:
-    line = "%%modal_distributed --backend modal --snapshot off --no-i6pn --nproc-per-node 2 --env COLOUR=red\n"
+def test_one_node_does_without_a_snapshot_and_without_i6pn_and_with_a_folder_of_the_user(
+    modal_book: Notebook, modal_service: Handle, tmp_path: Path
+) -> None:
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts" / "colours.py").write_text("first = open('colours.txt').read()")
+    (tmp_path / "colours.txt").write_text("blue")
+    line = "%%modal_distributed --backend modal --snapshot off --no-i6pn --nproc-per-node 2 --env COLOUR=red"
     shown = modal_book.run(
-        line + "import os, torch, torch.distributed as dist\n"
+        f"{line} --include {tmp_path}/\n"
+        "import os, torch, torch.distributed as dist\nfrom parts.colours import first\nassert first == 'blue'\n"
         "total = torch.ones(1)\ndist.all_reduce(total)\n"
         "print(os.environ['COLOUR'], int(total), os.environ['MASTER_ADDR'], os.environ['MODAL_I6PN_ENABLED'])"
     )

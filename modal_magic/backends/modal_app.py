@@ -25,6 +25,8 @@ LONGEST_SECONDS = 24 * 3600
 """How long one call may serve: Modal's limit for a function."""
 LEAST_SCALEDOWN_SECONDS = 2
 """How long a container without a call stays: Modal's minimum. One that was started for a cancelled call has none."""
+WORK = "/root"
+"""The folder that Modal's containers work in, and import from."""
 BESIDE = ("ipython", "msgspec", "nest-asyncio2", "pyzmq", "numpy")
 """What ranks, agents and the gateway need beside torch, in the notebook's own versions."""
 
@@ -109,7 +111,19 @@ def _image(containers: Containers) -> modal.Image:
     else:
         image = modal.Image.from_registry(containers.image, add_python=containers.python)
     image = image.uv_pip_install(*wanted, *containers.pip)
-    return image.add_local_python_source(*containers.include) if containers.include else image
+    for folder in filter(_is_folder, containers.include):
+        image = image.add_local_dir(folder, WORK, ignore=lambda path: not _travels(path))
+    modules = [name for name in containers.include if not _is_folder(name)]
+    return image.add_local_python_source(*modules) if modules else image
+
+
+def _is_folder(included: str) -> bool:
+    return "/" in included
+
+
+def _travels(path: Path) -> bool:
+    """Whether a file of an included folder, given by its path there, is sent along."""
+    return not any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
 def _variable(name: str | None) -> modal.Image | None:
@@ -128,12 +142,21 @@ def _torch() -> str:
 def _digest(gpu: str | None, containers: Containers, nodes: int) -> str:
     made_of = hashlib.sha256(msgspec.msgpack.encode([gpu, containers, nodes]))
     made_of.update(f"{sys.version_info[:2]} {modal.__version__} {_torch()}".encode())
-    for module in ("modal_magic", *containers.include):
-        for path in _sources(module):
-            made_of.update(path.name.encode() + path.read_bytes())
+    for name in ("modal_magic", *containers.include):
+        for path in _files(Path(name)) if _is_folder(name) else _sources(name):
+            here = path.relative_to(name) if _is_folder(name) else path.name
+            made_of.update(str(here).encode() + path.read_bytes())
     if containers.image is not None and Path(containers.image).is_file():
         made_of.update(Path(containers.image).read_bytes())
     return made_of.hexdigest()[:12]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder that are sent along. Raises UsageError where there is no such folder."""
+    if not folder.is_dir():
+        raise UsageError(f"--include {folder}/: there is no such folder")
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [path for path in found if _travels(path.relative_to(folder))]
 
 
 def _sources(module: str) -> list[Path]:
