@@ -253,7 +253,7 @@ def test_only_the_resources_of_sessions_reach_for_a_backend() -> None:
 
 def test_only_what_runs_beside_a_rank_imports_torch_or_ipython_at_once() -> None:
     heavy = {
-        "torch": {f"frameworks/{name}" for name in ("calls", "ddp", "store", "torch", "works")},
+        "torch": {f"frameworks/{name}" for name in ("calls", "ddp", "freeing", "store", "torch", "works")},
         "IPython": {"notebook/magics", "notebook/magic_options", "notebook/extension", "node/shell"},
         "modal": ON_MODAL,
     }

@@ -59,6 +59,7 @@ class SocketBook:
     def _cut(self, inodes: set[str]) -> None:
         """Cut those that are *connected*. A listener must be spared: shutting one aborts the process.
 
+        So must what is no stream: a question for a name that is cut is asked in vain, again and again, for seconds.
         The main thread opens and closes files meanwhile, so what has a number is looked at once more.
         """
         for inode, descriptor in _open_sockets().items() if inodes else ():
@@ -70,7 +71,8 @@ class SocketBook:
                         continue
                     with socket.socket(fileno=copy) as connection:
                         connection.getpeername()
-                        connection.shutdown(socket.SHUT_RDWR)
+                        if connection.type == socket.SOCK_STREAM:
+                            connection.shutdown(socket.SHUT_RDWR)
 
 
 class Recording:

@@ -12,9 +12,10 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed import distributed_c10d as c10d
 
 from modal_magic.frameworks.base import Superseded
+from modal_magic.frameworks.names import FilesAlone
 from modal_magic.protocol import Store
 
-__all__ = ["gather_ranks", "open_store"]
+__all__ = ["gather_ranks", "open_store", "reach_store"]
 
 GATHER_SECONDS = (0.0005, 0.05)
 """The first and the longest pause between two looks at the door: most ranks come at once, some wait for long."""
@@ -22,9 +23,9 @@ GATHER_SECONDS = (0.0005, 0.05)
 
 @contextlib.contextmanager
 def open_store(host: str, session: str) -> Iterator[Store]:
-    """A TCPStore on a free port of `host` alone, served by threads of this process."""
+    """A TCPStore on a free port of `host` alone, served by threads of this process, which asks no name server then."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, 0), family=family) as listener:
+    with FilesAlone(), socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
         server = TCPStore(
             host,
@@ -37,6 +38,13 @@ def open_store(host: str, session: str) -> Iterator[Store]:
         # A name that no other session has, also one that comes back under the same name.
         yield Store(host, port, f"{session}-{time.time_ns():x}")
         del server
+
+
+def reach_store(store: Store, prefix: str) -> c10d.Store:
+    """The gateway's store, as those see it that use this prefix."""
+    with FilesAlone():
+        keeper = TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
+    return c10d.PrefixStore(prefix, keeper)
 
 
 def gather_ranks(store: c10d.Store, size: int, is_superseded: Callable[[], bool]) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed import distributed_c10d as c10d
 from torch.distributed.constants import default_pg_timeout
 
@@ -28,11 +27,10 @@ from modal_magic.frameworks.base import Superseded
 from modal_magic.frameworks.calls import call_of
 from modal_magic.frameworks.collectives import Collective
 from modal_magic.frameworks.ddp import ModelBook
-from modal_magic.frameworks.gloo_waits import GlooWaits
+from modal_magic.frameworks.freeing import Freeing
 from modal_magic.frameworks.left_groups import LeftGroups
 from modal_magic.frameworks.plain import reseed_python
-from modal_magic.frameworks.sockets import SocketBook
-from modal_magic.frameworks.store import gather_ranks, open_store
+from modal_magic.frameworks.store import open_store, reach_store
 from modal_magic.frameworks.works import WorkBook
 from modal_magic.protocol import ErrorKind, Health
 from modal_magic.specs import WorkerSpec
@@ -74,8 +72,9 @@ class TorchRank:
     owner: str = OURS
     inits: int = 0
     severed: bool = False
-    sockets: SocketBook = field(default_factory=SocketBook)
-    waits: GlooWaits = field(default_factory=GlooWaits)
+    shared: c10d.Store | None = None
+    new_groups: int = 0
+    freeing: Freeing = field(default_factory=Freeing)
     works: WorkBook = field(default_factory=WorkBook)
     models: ModelBook = field(default_factory=ModelBook)
     groups: LeftGroups = field(default_factory=LeftGroups)
@@ -90,7 +89,7 @@ class TorchRank:
     def begin(self, run: str) -> None:
         """See `Framework`."""
         self.run, self.inits = run, 0
-        self.sockets.resume()
+        self.freeing.sockets.resume()
         self.groups.bury()
 
     def namespace(self) -> dict[str, Any]:
@@ -100,7 +99,7 @@ class TorchRank:
     def join(self, generation: int, together: bool) -> None:
         """See `Framework`."""
         self.generation, self.run, self.inits = generation, OURS, 0
-        self.sockets.resume()
+        self.freeing.sockets.resume()
         if self.wanted > generation:
             raise Superseded
         place = self.spec.place
@@ -150,9 +149,7 @@ class TorchRank:
 
     def sever(self) -> None:
         """See `Framework`."""
-        self.severed = True
-        self.sockets.shut_down()
-        self.waits.call_off()
+        self.severed = self.freeing.cut() or self.severed
 
     def collective(self, frames: Sequence[FrameType]) -> Collective:
         """See `Framework`. Which group it is, is among the arguments of the call, or was noted when it was issued."""
@@ -195,8 +192,9 @@ class TorchRank:
                 self._init(backend, rank, size, options)
             else:
                 self._retire()
-                with self.sockets.recording():
+                with self.freeing.sockets.recording():
                     self.original_init(backend, None, None, size, rank, store, **options)
+                self.shared = None
             self.owner = self.run
             return None
 
@@ -205,7 +203,9 @@ class TorchRank:
     def _wrap_new_group(self) -> Callable[..., Any]:
         @functools.wraps(self.original_new_group)
         def new_group(*arguments: Any, **options: Any) -> Any:
-            with self.sockets.recording():
+            with self.freeing.sockets.recording():
+                if not (options.get("use_local_synchronization") or any(arguments[4:5])):
+                    self._gather_for_new_group()
                 return self.original_new_group(*arguments, **options)
 
         return new_group
@@ -226,8 +226,7 @@ class TorchRank:
         Again and again, for torch can be about to open another connection.
         """
         if self.joining and self.wanted > self.generation:
-            self.sockets.shut_down()
-            self.waits.call_off()
+            self.freeing.cut()
             again = threading.Timer(CUT_SECONDS, self._cut_short)
             again.daemon = True
             again.start()
@@ -238,15 +237,23 @@ class TorchRank:
         self.inits += 1
         store = self.spec.store
         prefix = f"{store.prefix}/{self.generation}/{self.run}/{self.inits}/{size}"
-        with self.sockets.recording():
-            keeper = TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
-            shared = c10d.PrefixStore(prefix, keeper)
-            gather_ranks(shared, size, self._is_superseded)
+        with self.freeing.sockets.recording():
+            shared = self.freeing.gather(lambda: reach_store(store, prefix), size, self._is_superseded)
             self._retire()
             self.original_init(
                 backend=backend or self._default_backend(), store=shared, rank=rank, world_size=size, **options
             )
-        self.severed = False
+        self.severed, self.shared, self.new_groups = False, shared, 0
+
+    def _gather_for_new_group(self) -> None:
+        """Wait for all ranks of the default group, which all have to call; one that leaves here has lost count."""
+        if self.shared is None or not dist.is_initialized():
+            return
+        self.new_groups += 1
+        door = c10d.PrefixStore(f"new_group/{self.new_groups}", self.shared)
+        severed, self.severed = self.severed, True
+        self.freeing.gather(lambda: door, dist.get_world_size(), lambda: False)
+        self.severed = severed
 
     def _is_superseded(self) -> bool:
         """Whether the group that is being formed will not be. One that a script asks for, it has to wait for."""
@@ -260,7 +267,7 @@ class TorchRank:
         # Groups are named by this count, and only a destroyed group resets it: after an init that failed, this rank
         # would look for the others under another name than a rank that was started anew.
         c10d._world.group_count = 0
-        self.sockets.forget()
+        self.freeing.sockets.forget()
 
     def _default_backend(self) -> str:
         return "cpu:gloo,cuda:nccl" if self.device.startswith("cuda") else "gloo"
