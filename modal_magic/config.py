@@ -114,7 +114,8 @@ def from_environment(environ: Mapping[str, str]) -> dict[str, object]:
 
 def _ours(environ: Mapping[str, str]) -> list[str]:
     if sys.platform != "win32" and environ is os.environ:  # which decodes each name: too slow for every cell
-        return [os.fsdecode(name) for name in os.environb if name.startswith(PREFIX.encode())]
+        prefix = PREFIX.encode()
+        return [os.fsdecode(name) for name in os.environb if name.startswith(prefix)]
     return [name for name in environ if name.startswith(PREFIX)]
 
 
