@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,7 +121,15 @@ def test_the_panel_interrupts_a_run_while_the_kernel_is_busy(page: Page, lab: La
     panel = page.locator("[id='modal-magic:sessions']")
     panel.get_by_role("row", name="busy").click()
     until(lambda: panel.locator(".row").count() == 4)
-    until(lambda: page.locator(".mm-status").inner_text().startswith("Distributed: "))
+    item = page.locator(".mm-status")
+    until(lambda: item.inner_text().startswith("Distributed: "))
+    page.evaluate("() => void jupyterapp.commands.execute('settingeditor:open', {query: 'Distributed sessions'})")
+    setting = page.get_by_label("Running sessions in the status bar")
+    setting.uncheck()
+    until(lambda: item.count() == 0)
+    setting.check()
+    until(lambda: item.is_visible() and re.fullmatch(r"Distributed: \d+ running", item.inner_text()))
+    page.get_by_role("tab", name="busy.ipynb").click()
     panel.get_by_role("button", name="Interrupt").click()
     until(lambda: state(lab, "busy") == "interrupted")
     until(lambda: "RunInterrupted" in page.locator(".jp-OutputArea").last.inner_text())
@@ -144,6 +153,10 @@ def test_a_session_whose_kernel_is_dead_is_shown_attached_to_and_stopped(page: P
     panel.get_by_label("Name").fill("next")
     panel.get_by_role("button", name="Insert into notebook").click()
     assert inserted(page) == "%modal_distributed --replicas 3 --backend local --session next"
+    panel.get_by_label("Where").select_option("Modal")
+    panel.get_by_label("GPU").fill("H100")
+    panel.get_by_role("button", name="Insert into notebook").click()
+    assert inserted(page) == "%modal_distributed --replicas 3 --gpu H100 --session next"
     panel.get_by_role("row", name="orphan").click()
     panel.locator(".hd").get_by_role("button", name="Stop").click()
     assert "Variables on 4 ranks are lost" in panel.get_by_role("alertdialog").inner_text()
@@ -182,6 +195,87 @@ def test_rows_are_reached_and_opened_by_the_keyboard_alone(page: Page, lab: Lab)
     until(lambda: opened.count() == 0)
 
 
+def focused(page: Page) -> str:
+    """What has the focus in the panel, where its ring can be seen: its label or its text. Empty where nothing has."""
+    return str(
+        page.evaluate("""() => {
+            const on = document.activeElement;
+            return on.closest("[id='modal-magic:sessions']") && getComputedStyle(on).outlineStyle !== 'none'
+                ? on.getAttribute('aria-label') ?? on.innerText.trim() : '';
+        }""")
+    )
+
+
+def tab_to(page: Page, label: str, key: str = "Tab") -> None:
+    """Go to what has this label, from one stop in the panel to the next."""
+    for _ in range(30):
+        if (here := focused(page)).startswith(label):
+            return
+        assert here, f"the focus was lost on the way to {label}"
+        page.keyboard.press(key)
+    raise AssertionError(f"{label} is not reached by the keyboard")
+
+
+def pids(lab: Lab, name: str) -> list[int]:
+    """The processes of the ranks, as the server tells them."""
+    return [row["pid"] for row in lab.ask("modal-magic/api/sessions")[name]["ranks"]]
+
+
+def test_the_panel_is_worked_by_the_keyboard_alone_and_comes_back_after_a_reload(page: Page, lab: Lab) -> None:
+    begin(page, lab, "keys")
+    command(page, "modal-magic:open")
+    panel = page.locator("[id='modal-magic:sessions']")
+    until(lambda: panel.locator(".row").count())
+    first = pids(lab, "keys")
+    assert len(set(first) - {0}) == 4
+
+    panel.get_by_role("button", name="New").focus()
+    page.keyboard.press("Tab")
+    for key in (*["ArrowUp"] * 9, *["ArrowDown"] * 9):
+        if not focused(page).startswith("keys"):
+            page.keyboard.press(key)
+    tab_to(page, "Interrupt")
+    page.keyboard.press("Enter")
+    until(lambda: panel.get_by_role("button", name="Interrupt").is_disabled())
+    page.keyboard.press("ArrowDown")  # the focus went on to the ranks
+    page.keyboard.press("Enter")
+    opened = panel.locator(".row[aria-expanded=true]")
+    assert opened.get_attribute("data-rank") == "1"
+
+    tab_to(page, "Restart", "Shift+Tab")
+    page.keyboard.press("Enter")
+    assert focused(page) == "Keep", "a key that is held down does not lose variables"
+    page.keyboard.press("Escape")
+    assert focused(page) == "Restart"
+    page.keyboard.press("Enter")
+    tab_to(page, "Only rank 1", "Shift+Tab")
+    page.keyboard.press("Enter")
+    panel.get_by_text("Restarted: rank 1 is fresh, without variables.").wait_for()
+    second = until(lambda: found if (found := pids(lab, "keys"))[1] not in (0, first[1]) else None)
+    assert [*second[:1], *second[2:]] == [*first[:1], *first[2:]]
+    assert focused(page) == "Restart"
+    page.keyboard.press("Enter")
+    tab_to(page, "Restart", "Shift+Tab")
+    page.keyboard.press("Enter")
+    panel.get_by_text("Restarted: 4 fresh ranks, without variables.").wait_for()
+    until(lambda: not {*pids(lab, "keys")} & {*second, 0})
+
+    tab_to(page, "Start-up")
+    page.keyboard.press("Enter")
+    layout = {"session": "keys", "form": False, "rank": 1, "startUp": True}
+
+    def kept() -> bool:
+        data = lab.ask("lab/api/workspaces/keys")["data"]
+        left = data.get("layout-restorer:data", {}).get("left", {})
+        return data.get("modal-magic:sessions") == layout and left.get("current") == "modal-magic:sessions"
+
+    until(kept)
+    page.reload()
+    panel.locator(".lanes").wait_for()
+    assert panel.locator("[aria-selected=true]").get_attribute("data-session") == "keys"
+    assert opened.get_attribute("data-rank") == "1"
+
+
 def test_in_notebook_7_the_cell_is_live_and_the_panel_opens(page: Page, lab: Lab) -> None:
     book = lab.write("seven.ipynb", "%load_ext modal_magic", LONG.format(name="seven"))
     page.goto(f"{lab.url}/notebooks/{book}?token={TOKEN}")
@@ -208,6 +302,9 @@ def test_64_ranks_are_a_grid_and_a_list_in_the_panel(page: Page, lab: Lab) -> No
         canvas = panel.locator("canvas")
         until(lambda: "64 Running" in (canvas.get_attribute("aria-label") or "") if canvas.count() else "")
         assert "Running" in panel.locator(".vr[role=listitem]").nth(9).inner_text()
+        panel.get_by_role("button", name="New").click()
+        panel.get_by_role("button", name="Insert into notebook").click()
+        panel.get_by_text("No notebook is open to write this into: %modal_distributed").wait_for()
         until(lambda: panel.locator(".chart path.band").count())
         run.wait(60)
 

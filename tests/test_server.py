@@ -73,8 +73,8 @@ async def get(fetch: Fetch, *path: str, **params: str) -> Any:
     return json.loads((await fetch("modal-magic", "api", *path, params=params)).body)
 
 
-async def post(fetch: Fetch, *path: str) -> HTTPResponse:
-    return await fetch("modal-magic", "api", *path, method="POST", body="")
+async def post(fetch: Fetch, *path: str, **params: str) -> HTTPResponse:
+    return await fetch("modal-magic", "api", *path, method="POST", body="", params=params)
 
 
 async def until(look: Callable[[], Awaitable[Any]]) -> Any:
@@ -312,6 +312,22 @@ async def test_what_cannot_be_had_is_tried_after_longer_and_longer_pauses(
     await hub.close()
     pauses = [after - before for before, after in pairwise(tried)]
     assert all(pause >= 0.05 * 2**number for number, pause in enumerate(pauses)), pauses
+
+
+async def test_a_rank_or_all_are_started_anew_and_the_answer_waits_for_them(served: Session, jp_fetch: Fetch) -> None:
+    def pids() -> list[int]:
+        return [rank.pid for rank in served.status().ranks]
+
+    path, first = ("sessions", "served", "restart"), pids()
+    assert json.loads((await post(jp_fetch, *path, rank="1")).body) == {"done": True}
+    second = pids()
+    assert second[0] == first[0]
+    assert second[1] not in (0, first[1])
+    assert await code(post(jp_fetch, *path, rank="2")) == 409
+    assert await code(post(jp_fetch, *path, rank="all")) == 400
+    assert pids() == second
+    assert json.loads((await post(jp_fetch, *path)).body) == {"done": True}
+    assert not {*pids()} & {*second, 0}
 
 
 async def test_a_session_is_stopped_and_leaves_the_list(resources: Resources, jp_fetch: Fetch) -> None:

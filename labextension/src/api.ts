@@ -41,7 +41,8 @@ export interface Band {
 
 /** What the view of one session asks. */
 export interface Asks {
-  act(session: string, action: Action): Promise<void>;
+  /** Of one rank or of all (null). True where it is done; else it is asked. */
+  act(session: string, action: Action, rank: number | null): Promise<unknown>;
   log(session: string, rank: number | null, after: number): Promise<Log>;
   stacks(session: string): Promise<Stacks>;
 }
@@ -65,8 +66,9 @@ export function makeApi(settings: ServerConnection.ISettings): Api {
   const of = (session: string) => `sessions/${encodeURIComponent(session)}`;
   return {
     events: signal => request('events', { signal, cache: 'no-store' }),
-    act: async (session, action) => {
-      await checked(`${of(session)}/${action}`, { method: 'POST' });
+    act: async (session, action, rank) => {
+      const answer = await checked(`${of(session)}/${action}${rank === null ? '' : `?rank=${rank}`}`, { method: 'POST' });
+      return answer.done === true;
     },
     log: (session, rank, after) =>
       checked(`${of(session)}/log?after=${after}${rank === null ? '' : `&rank=${rank}`}`, {}),

@@ -17,51 +17,51 @@ export interface ButtonState {
   /** Nothing can be done: no server stands behind the view. */
   off: boolean;
   asking: Question | null;
+  /** The rank that is chosen, which can be started anew alone. */
+  rank: number | null;
   stacks: boolean;
 }
 
 export interface ButtonActions {
-  act(action: Action): void;
+  act(action: Action, rank: number | null): void;
   ask(question: Question | null): void;
   stacks(): void;
 }
 
-/** The buttons, or the question in their place. */
-export function buttons(shot: Snapshot, state: ButtonState, actions: ButtonActions, say: Say): TemplateResult {
-  return state.asking ? question(shot, state.asking, actions, say) : pressable(shot.run_state === 'running', state, actions, say);
-}
-
-function question(shot: Snapshot, asked: Question, actions: ButtonActions, say: Say): TemplateResult {
-  const ranks = format.count(shot.ranks.length);
-  const [text, word] =
-    asked === 'stop'
-      ? [say('Stop? Variables on %1 ranks are lost.', ranks), say('Stop')]
-      : [say('Restart? Variables on %1 ranks are lost.', ranks), say('Restart')];
-  return html`<span class="acts" role="alertdialog" aria-label=${text}
-    ><span>${text}</span>
-    <button class="btn" @click=${() => actions.act(asked)}>${icon(asked, 'bad')}${word}</button>
-    <button class="btn" @click=${() => actions.ask(null)}>${say('Keep')}</button></span
-  >`;
-}
-
-function pressable(running: boolean, state: ButtonState, actions: ButtonActions, say: Say): TemplateResult {
+/** The buttons, or the question in their place. `more` stands before the last. */
+export function buttons(
+  shot: Snapshot,
+  state: ButtonState,
+  actions: ButtonActions,
+  say: Say,
+  more: TemplateResult | typeof nothing = nothing
+): TemplateResult {
+  if (state.asking) {
+    const text = say('Stop? Variables on %1 ranks are lost.', format.count(shot.ranks.length));
+    return question('stop', text, [[say('Stop'), null]], actions, say);
+  }
   return html`<span class="acts"
-    ><button class="btn" ?disabled=${state.off || !running} @click=${() => actions.act('interrupt')}>
+    ><button class="btn" ?disabled=${state.off || shot.run_state !== 'running'} @click=${() => actions.act('interrupt', null)}>
       ${icon('intr')}${say('Interrupt')}</button
     ><button class="btn" ?disabled=${state.off} aria-pressed=${state.stacks ? 'true' : 'false'} @click=${() => actions.stacks()}>
       ${icon('stack')}${say('Stacks')}</button
-    >${state.panel
-      ? html`<button
-          class="btn"
-          aria-label=${say('Restart')}
-          title=${say('Restart')}
-          ?disabled=${state.off}
-          @click=${() => actions.ask('restart')}
-        >
-          ${icon('restart')}<span class="wide">${say('Restart')}</span>
-        </button>`
-      : nothing}<button class="btn" ?disabled=${state.off} @click=${() => actions.ask('stop')}>
+    >${more}<button class="btn" data-asks="stop" ?disabled=${state.off} @click=${() => actions.ask('stop')}>
       ${icon('stop', 'bad')}${say('Stop')}
     </button></span
+  >`;
+}
+
+/** What loses variables, of one rank or of all (null), and the way out. */
+export function question(
+  asked: Question,
+  text: string,
+  choices: readonly [string, number | null][],
+  actions: ButtonActions,
+  say: Say
+): TemplateResult {
+  return html`<span class="acts" role="alertdialog" aria-label=${text}
+    ><span>${text}</span>
+    ${choices.map(([word, rank]) => html`<button class="btn" @click=${() => actions.act(asked, rank)}>${icon(asked, 'bad')}${word}</button>`)}
+    <button class="btn" @click=${() => actions.ask(null)}>${say('Keep')}</button></span
   >`;
 }

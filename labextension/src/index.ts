@@ -5,15 +5,17 @@ import { ICommandPalette } from '@jupyterlab/apputils';
 import { INotebookTracker, NotebookActions } from '@jupyterlab/notebook';
 import { IRenderMimeRegistry } from '@jupyterlab/rendermime';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
+import { IStateDB } from '@jupyterlab/statedb';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator } from '@jupyterlab/translation';
 import { LabIcon } from '@jupyterlab/ui-components';
 import { Widget } from '@lumino/widgets';
 
 import { makeApi } from './api';
-import { SessionsPanel } from './panel';
+import { SessionsPanel, type Layout } from './panel';
 import { makeFactory } from './renderer';
 import { Store } from './store';
+import type { Translate } from './translate';
 
 const OPEN = 'modal-magic:open';
 const INTERRUPT = 'modal-magic:interrupt-all';
@@ -29,7 +31,7 @@ const plugin: JupyterFrontEndPlugin<void> = {
   description: 'Live views of the sessions of modal_magic.',
   autoStart: true,
   requires: [IRenderMimeRegistry],
-  optional: [INotebookTracker, ICommandPalette, ILayoutRestorer, ISettingRegistry, IStatusBar, ITranslator],
+  optional: [INotebookTracker, ICommandPalette, ILayoutRestorer, ISettingRegistry, IStatusBar, ITranslator, IStateDB],
   activate: (
     app: JupyterFrontEnd,
     rendermime: IRenderMimeRegistry,
@@ -38,7 +40,8 @@ const plugin: JupyterFrontEndPlugin<void> = {
     restorer: ILayoutRestorer | null,
     settings: ISettingRegistry | null,
     statusBar: IStatusBar | null,
-    translator: ITranslator | null
+    translator: ITranslator | null,
+    state: IStateDB | null
   ) => {
     const trans = (translator ?? nullTranslator).load('modal_magic');
     const api = makeApi(app.serviceManager.serverSettings);
@@ -52,9 +55,11 @@ const plugin: JupyterFrontEndPlugin<void> = {
       }
       NotebookActions.insertBelow(notebook);
       notebook.activeCell?.model.sharedModel.setSource(line);
+      app.shell.activateById(notebooks.currentWidget!.id); // Shift+Enter runs it
       return true;
     };
-    const panel = new SessionsPanel(store, api, trans, insert);
+    const panel = new SessionsPanel(store, api, trans, insert, layout => void state?.save(panel.id, { ...layout }));
+    void state?.fetch(panel.id).then(layout => layout && panel.restore(layout as unknown as Layout));
     panel.title.icon = panelIcon;
     app.shell.add(panel, 'left', { rank: 300, type: 'Distributed sessions' });
     restorer?.add(panel, panel.id);
@@ -72,33 +77,22 @@ const plugin: JupyterFrontEndPlugin<void> = {
         Promise.allSettled(
           [...store.sessions.values()]
             .filter(({ shot }) => shot.run_state === 'running')
-            .map(({ shot }) => api.act(shot.session, 'interrupt'))
+            .map(({ shot }) => api.act(shot.session, 'interrupt', null))
         ),
       describedBy: { args: { type: 'object', properties: {} } }
     });
     [OPEN, INTERRUPT].forEach(command => palette?.addItem({ command, category }));
 
     if (statusBar) {
-      const item = new Widget({ node: document.createElement('span') });
-      const show = () => {
-        const running = [...store.sessions.values()].filter(({ shot }) => shot.run_state === 'running').length;
-        item.node.textContent = running ? trans.__('Distributed: %1 running', running) : '';
-      };
-      let shown: { dispose(): void } | null = null;
-      let stop: (() => void) | null = null;
+      let hide: (() => void) | null = null;
       const apply = (wanted: boolean) => {
-        if (wanted && !shown) {
-          shown = statusBar.registerStatusItem('modal-magic:running', { item, align: 'left', rank: 40 });
-          stop = store.listen(show);
+        if (wanted && !hide) {
+          hide = showRunning(statusBar, store, trans, () => void app.commands.execute(OPEN));
         } else if (!wanted) {
-          shown?.dispose();
-          stop?.();
-          shown = stop = null;
+          hide?.();
+          hide = null;
         }
       };
-      item.addClass('mm-status');
-      item.node.title = trans.__('Distributed sessions with a run in progress');
-      item.node.addEventListener('click', () => void app.commands.execute(OPEN));
       void settings
         ?.load('modal-magic:plugin')
         .then(loaded => {
@@ -110,5 +104,25 @@ const plugin: JupyterFrontEndPlugin<void> = {
     }
   }
 };
+
+/** The status bar's item, until what is returned is called: taken out, an item is gone for good. */
+function showRunning(bar: IStatusBar, store: Store, trans: Translate, open: () => void): () => void {
+  const item = new Widget({ node: document.createElement('button') });
+  const show = () => {
+    const running = [...store.sessions.values()].filter(({ shot }) => shot.run_state === 'running').length;
+    item.node.textContent = running ? trans.__('Distributed: %1 running', running) : '';
+    item.setHidden(!running);
+  };
+  item.addClass('mm-status');
+  item.node.title = trans.__('Distributed sessions with a run in progress');
+  item.node.addEventListener('click', open);
+  const shown = bar.registerStatusItem('modal-magic:running', { item, align: 'left', rank: 40, isActive: () => item.node.textContent !== '' });
+  const stop = store.listen(show);
+  show();
+  return () => {
+    stop();
+    shown.dispose();
+  };
+}
 
 export default plugin;

@@ -20,6 +20,7 @@ export class LogPane {
   protected _total = 0;
   private _after = 0;
   protected _follow = true;
+  private _top = 0;
 
   constructor(
     private readonly _api: Asks,
@@ -126,17 +127,23 @@ export class LogPane {
       aria-live="off"
       tabindex="0"
       aria-label=${this._say('lines')}
-      @wheel=${(event: WheelEvent) => {
-        const { scrollHeight, scrollTop, clientHeight } = event.currentTarget as HTMLElement;
-        const atEnd = scrollHeight - scrollTop - clientHeight < 24;
-        this._follow = event.deltaY >= 0 && (this._follow || atEnd);
-        this._draw();
-      }}
+      @scroll=${(event: Event) => this._scrolled(event.currentTarget as HTMLElement)}
     >
       ${found.length
         ? found.slice(-SHOWN_LINES).map(line => this._line(line))
         : html`<span class="dim">${this._say('No line yet.')}</span>`}
     </div>`;
+  }
+
+  /** By wheel, bar or key: who goes up wants to read, who goes to the end to follow. */
+  private _scrolled({ scrollHeight, scrollTop, clientHeight }: HTMLElement): void {
+    const atEnd = scrollHeight - scrollTop - clientHeight < 24;
+    const follow = scrollTop < this._top ? this._follow && atEnd : this._follow || (atEnd && scrollTop > this._top);
+    this._top = scrollTop;
+    if (follow !== this._follow) {
+      this._follow = follow;
+      this._draw();
+    }
   }
 
   private _line([, at, rank, stream, text]: LogLine): TemplateResult {

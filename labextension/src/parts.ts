@@ -3,9 +3,9 @@
 import { html } from 'lit-html';
 
 import type { Api } from './api';
-import { buttons } from './buttons';
 import { ManyRanks } from './many';
 import { Metrics } from './metrics';
+import { buttonsWithRestart, restarted } from './restart';
 import { SearchedLog } from './search';
 import { startUp } from './startup';
 import type { Say } from './translate';
@@ -17,7 +17,8 @@ export function makeParts(api: Api, say: Say, draw: () => void, show: (rank: num
   const metrics = new Metrics(api, say, draw);
   return {
     log,
-    buttons,
+    buttons: buttonsWithRestart,
+    restarted,
     stackTree,
     startUp,
     many: new ManyRanks(say, draw, show),

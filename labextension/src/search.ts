@@ -1,6 +1,6 @@
 // The log with a search, and as a section of the panel.
 
-import { html, type TemplateResult } from 'lit-html';
+import { html, nothing, type TemplateResult } from 'lit-html';
 import { guard } from 'lit-html/directives/guard.js';
 
 import type { LogLine } from './api';
@@ -41,7 +41,7 @@ export class SearchedLog extends LogPane {
       </h2>
       <section class="log bare" aria-label=${this._name()}>
         <div class="tools">
-          ${this._search()}<span class="dim">${this._query ? __('%1 of %2', format.count(found.length), format.count(this._lines.length)) : ''}</span>
+          ${this._search()}${this._query ? html`<span class="dim">${__('%1 of %2', format.count(found.length), format.count(this._lines.length))}</span>` : nothing}
         </div>
         ${this._text()}
       </section>`;

@@ -67,18 +67,18 @@ function lines(branch: Branch, before: string, depth: number, last: boolean, say
   return [
     html`<div class="fr" role="treeitem" aria-level=${depth + 1}>
       <span class="el" title=${ranges(branch.ranks)}>${ranges(branch.ranks)}</span>
-      <span class="code"><span aria-hidden="true">${before}${corner}</span>${branch.text}</span>
+      <span class="code" title=${branch.text}><span aria-hidden="true">${before}${corner}</span>${branch.text}</span>
       <span class="dim">${branch.calls.length === 0 && branch.seconds >= 1 ? say('for %1', format.age(branch.seconds, false)) : ''}</span>
     </div>`,
     ...branch.calls.flatMap((call, index) => lines(call, below, depth + 1, index === branch.calls.length - 1, say))
   ];
 }
 
-/** The stacks of all ranks, merged. */
-export function stackTree(stacks: Stacks, say: Say): TemplateResult {
+/** The stacks of all ranks, merged; they were `taken` so many seconds ago. */
+export function stackTree(stacks: Stacks, taken: number, say: Say): TemplateResult {
   const root = merged(stacks, say);
   return html`<section class="tree">
-    <div class="what">${say('Stacks of %1 ranks, merged', format.count(root.ranks.length))}</div>
+    <div class="what">${say('Stacks of %1 ranks, merged, as of %2 ago', format.count(root.ranks.length), format.age(taken, false))}</div>
     <div role="tree" aria-label=${say('stacks')}>
       ${root.calls.flatMap(branch => lines(branch, '', 0, true, say))}
     </div>

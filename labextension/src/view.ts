@@ -21,6 +21,8 @@ import type { Say, Translate } from './translate';
 export const MANY = 32;
 const LOG_MS = 500;
 const SAY_MS = 5000;
+/** Where the focus goes when something is asked: to what loses nothing, for a key that is held down presses again. */
+export const QUESTION = '[role=alertdialog] button:last-of-type';
 
 /** What the view is drawn from. `fixed` is a snapshot that no server stands behind: buttons are off. */
 export interface Content {
@@ -34,7 +36,9 @@ export interface Content {
 export interface Parts {
   log: LogPane;
   buttons(shot: Snapshot, state: ButtonState, actions: ButtonActions, say: Say): TemplateResult;
-  stackTree(stacks: Stacks, say: Say): TemplateResult;
+  /** What is said when ranks are there again. */
+  restarted?(shot: Snapshot, rank: number | null, say: Say): string;
+  stackTree(stacks: Stacks, taken: number, say: Say): TemplateResult;
   startUp?: typeof startUp;
   many?: ManyRanks;
   /** What the panel has below its rows. */
@@ -44,16 +48,18 @@ export interface Parts {
 /** Draws itself into `host`, at most when it is told to; `panel` leaves the state to the panel's list. */
 export class SessionView<A extends Asks = Asks> {
   private _content: Content = { known: null, link: 'connecting', heard: 0, fixed: false };
-  private _focused = 0;
+  protected _focused = 0;
   private _asking: Question | null = null;
+  private _drawn: Question | null = null;
   private _stacks: Stacks | null = null;
+  private _stacksAt = 0;
   private _said = '';
   private _announced = '';
   private _announcedAt = -Infinity;
-  private _startUp = false;
+  protected _startUp = false;
   private _run = '';
   private readonly _say: Say;
-  private readonly _log: LogPane | null;
+  protected readonly _log: LogPane | null;
   private readonly _parts: Parts | null;
   private _timers: number[] = [];
 
@@ -81,6 +87,7 @@ export class SessionView<A extends Asks = Asks> {
     if (run !== this._run) {
       this._run = run;
       this._stacks = this._asking = null;
+      this._said = '';
       this._log?.clear();
     }
     this._content = content;
@@ -99,9 +106,17 @@ export class SessionView<A extends Asks = Asks> {
 
   private _draw(): void {
     if (this._visible || !this.host.hasChildNodes()) {
+      const held = this.host.contains(document.activeElement) ? document.activeElement : null;
+      const asked = this._drawn;
+      this._drawn = this._asking;
       render(this._template(), this.host);
       this._parts?.many?.paint(this.host);
       this._log?.settle(this.host);
+      if (held && (!held.isConnected || held.matches(':disabled'))) {
+        // What had the focus is gone or off: it goes to what came in its place, else to the ranks.
+        const place = this._asking ? QUESTION : asked ? `[data-asks=${asked}]` : '.row[tabindex="0"], .many canvas';
+        this.host.querySelector<HTMLElement>(place)?.focus();
+      }
     }
   }
 
@@ -121,8 +136,8 @@ export class SessionView<A extends Asks = Asks> {
     const many = shot.ranks.length > MANY ? parts?.many : undefined;
     const rank = parts?.log.rank ?? null;
     const row = rank === null ? undefined : shot.ranks[rank];
-    const pressed = { act: (action: Action) => void this._act(shot, action), ask: (question: Question | null) => this._ask(question), stacks: () => void this._takeStacks(shot) };
-    const state = { panel: this._panel, off: fixed, asking: this._asking, stacks: this._stacks !== null };
+    const pressed = { act: (action: Action, of: number | null) => void this._act(shot, action, of), ask: (question: Question | null) => this._ask(question), stacks: () => void this._takeStacks(shot) };
+    const state = { panel: this._panel, off: fixed, asking: this._asking, rank, stacks: this._stacks !== null };
     return html`${head(shot, now, this._panel, parts ? parts.buttons(shot, state, pressed, __) : nothing, __)}
       ${this._total(shot)}
       ${lost ? note(__('Reconnecting, last news %1 ago', format.duration((performance.now() - heard) / 1000))) : nothing}
@@ -132,7 +147,7 @@ export class SessionView<A extends Asks = Asks> {
         ${many ? many.template(shot, now, width) : this._rows(shot, now)}
         ${many && parts?.log.open && !this._panel ? parts.log.template(row, () => this._all()) : nothing}
       </div>
-      ${this._stacks && parts ? parts.stackTree(this._stacks, __) : nothing}
+      ${this._stacks && parts ? parts.stackTree(this._stacks, (performance.now() - this._stacksAt) / 1000, __) : nothing}
       ${parts?.startUp ? parts.startUp(shot, now, this._startUp, () => this._toggleStartUp(), __) : nothing}
       ${this._panel && parts?.below ? parts.below(shot, rank, width, chosen => this._show(chosen)) : nothing}
       ${fixed && (running || shot.run_state === 'queued')
@@ -200,29 +215,31 @@ export class SessionView<A extends Asks = Asks> {
 
   // what is pressed
 
-  /** Ask about something that loses variables, as its button does. */
-  ask(question: Question): void {
-    this._ask(question);
-  }
-
-  private _ask(question: Question | null): void {
+  protected _ask(question: Question | null): void {
     this._asking = question;
     this._draw();
-    this.host.querySelector<HTMLElement>('[role=alertdialog] button')?.focus();
   }
 
-  private async _act(shot: Snapshot, action: Action): Promise<void> {
+  private async _act(shot: Snapshot, action: Action, rank: number | null): Promise<void> {
     const __ = this._say;
+    const run = this._run;
     this._asking = null;
     this._said = { stop: __('Stopping'), restart: __('Restarting'), interrupt: __('Interrupting') }[action];
     this._draw();
     try {
-      await this._api?.act(shot.session, action);
-      this._said = '';
+      const done = await this._api?.act(shot.session, action, rank);
+      this._tell(run, done ? (this._parts?.restarted?.(shot, rank, __) ?? '') : '');
     } catch (error) {
-      this._said = String(error instanceof Error ? error.message : error);
+      this._tell(run, String(error instanceof Error ? error.message : error));
     }
-    this._draw();
+  }
+
+  /** Say what came of something, unless the view shows another run by now. */
+  private _tell(run: string, text: string): void {
+    if (run === this._run) {
+      this._said = text;
+      this._draw();
+    }
   }
 
   private async _takeStacks(shot: Snapshot): Promise<void> {
@@ -231,6 +248,7 @@ export class SessionView<A extends Asks = Asks> {
     } else if (this._api) {
       try {
         this._stacks = await this._api.stacks(shot.session);
+        this._stacksAt = performance.now();
       } catch (error) {
         this._said = String(error instanceof Error ? error.message : error);
       }
@@ -240,7 +258,7 @@ export class SessionView<A extends Asks = Asks> {
 
   private _toggleStartUp(): void {
     this._startUp = !this._startUp;
-    this._draw();
+    this._opened();
   }
 
   private _toggle(rank: number): void {
@@ -251,8 +269,7 @@ export class SessionView<A extends Asks = Asks> {
       } else {
         this._log.close();
       }
-      this._draw();
-      this._fetch();
+      this._opened();
     } else {
       this._show(rank);
     }
@@ -261,6 +278,11 @@ export class SessionView<A extends Asks = Asks> {
   private _show(rank: number | null): void {
     this._focused = rank ?? this._focused;
     this._log?.show(rank);
+    this._opened();
+  }
+
+  /** Something was opened or closed. */
+  protected _opened(): void {
     this._draw();
     this._fetch();
   }

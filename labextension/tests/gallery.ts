@@ -18,7 +18,7 @@ export interface Given {
 function apiOf({ log, stacks }: Given): Api {
   return {
     events: () => new Promise(() => {}),
-    act: async () => {},
+    act: async () => true,
     log: async (_session, rank, after) =>
       after ? { lines: [], total: log?.total ?? 0 } : { lines: (log?.lines ?? []).filter(line => rank === null || line[2] === rank), total: log?.total ?? 0 },
     stacks: async () => stacks ?? {},

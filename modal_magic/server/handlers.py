@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from tornado.iostream import StreamClosedError
 from tornado.web import RequestHandler
 
 from modal_magic.server.hub import Hub
-from modal_magic.server.watched import STACK_SECONDS, Watched
+from modal_magic.server.watched import RESTART_SECONDS, STACK_SECONDS, Watched
 from modal_magic.values import SESSION_NAME
 from modal_magic.view.stack import stacks_as_data
 
@@ -49,6 +50,13 @@ class Handler(APIHandler):
         if watched is None:
             raise web.HTTPError(404, f"there is no session {name!r}")
         return watched
+
+    def rank(self) -> int | None:
+        """The rank that is asked about, None for all. Raises HTTPError 400 for what is no rank."""
+        rank = self.get_query_argument("rank", "")
+        if rank and not WHOLE.fullmatch(rank):
+            raise web.HTTPError(400, "rank is a whole number")
+        return int(rank) if rank else None
 
     def reply(self, value: Any) -> None:
         """Answer with a value as JSON."""
@@ -100,11 +108,10 @@ class LogHandler(Handler):
     async def get(self, name: str) -> None:
         """The lines and how many there were in all."""
         watched = await self.session(name)
-        rank = self.get_query_argument("rank", "")
         after = self.get_query_argument("after", "0")
-        if not WHOLE.fullmatch(after) or not (WHOLE.fullmatch(rank) or not rank):
-            raise web.HTTPError(400, "rank and after are whole numbers")
-        lines, total = watched.log(int(rank) if rank else None, int(after))
+        if not WHOLE.fullmatch(after):
+            raise web.HTTPError(400, "after is a whole number")
+        lines, total = watched.log(self.rank(), int(after))
         self.reply({"lines": lines, "total": total})
 
 
@@ -128,32 +135,51 @@ class StacksHandler(Handler):
         """By rank: its state, where it is, its frames, and why it does not answer, if so."""
         watched = await self.session(name)
         question = watched.ask_stacks()
-        until = asyncio.get_running_loop().time() + STACK_SECONDS
-        while watched.stacks(question) is None and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(0.02)
+        await come(lambda: watched.stacks(question) is not None, STACK_SECONDS)
         stacks = watched.stacks(question) or []
         watched.forget_stacks(question)
         self.reply(stacks_as_data(stacks))
 
 
 class ActionHandler(Handler):
-    """POST: interrupt, restart or stop. It is asked of the gateway; what comes of it is seen in the stream."""
+    """POST: interrupt, restart (`rank`, or all) or stop. The gateway is asked; what comes of it is seen in the stream.
+
+    Only of a restart is the end waited for: of ranks that were idle the stream does not tell that they are others now.
+    """
 
     @web.authenticated
     @authorized
     async def post(self, name: str, action: str) -> None:
-        """Answered with 202 once it is asked, 409 where there is no run to interrupt."""
+        """Answered with 202 once it is asked, 409 where there is no run to interrupt or no such rank."""
         watched = await self.session(name)
+        done = False
         match action:
             case "interrupt":
                 if not watched.interrupt():
                     raise web.HTTPError(409, "no run is in progress")
             case "restart":
-                watched.restart()
+                done = await self.restarted(watched)
             case "stop":
                 watched.stop()
         self.set_status(202)
-        self.reply({})
+        self.reply({"done": done})
+
+    async def restarted(self, watched: Watched) -> bool:
+        """Have ranks started anew. Whether they are there; it may take longer than is waited for here."""
+        request = watched.restart(self.rank())
+        await come(lambda: watched.answer(request) is not None or bool(watched.ended), RESTART_SECONDS)
+        refusal = watched.answer(request)
+        watched.forget_answer(request)
+        if refusal:
+            raise web.HTTPError(409, refusal)
+        return refusal is not None
+
+
+async def come(there: Callable[[], bool], seconds: float) -> None:
+    """Wait for an answer of a gateway, which comes in another thread, for so long."""
+    until = asyncio.get_running_loop().time() + seconds
+    while not there() and asyncio.get_running_loop().time() < until:
+        await asyncio.sleep(0.02)
 
 
 def routes() -> list[tuple[str, type[RequestHandler]]]:

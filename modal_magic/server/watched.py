@@ -20,10 +20,12 @@ from modal_magic.view.snapshot import SessionFacts, Snapshot, where_it_runs
 from modal_magic.view.stack import SHOWN_FRAMES
 from modal_magic.view.taking import snapshot
 
-__all__ = ["STACK_SECONDS", "Watched"]
+__all__ = ["RESTART_SECONDS", "STACK_SECONDS", "Watched"]
 
 STACK_SECONDS = 1.0
 """How long a gateway has to say where its ranks are; it waits for them for less."""
+RESTART_SECONDS = 20.0
+"""How long somebody who has ranks started anew waits to hear that they are there."""
 
 
 class Watched:
@@ -48,7 +50,7 @@ class Watched:
         with contextlib.suppress(UsageError):  # the kernel has told of prices that cannot be read
             self._rates = rates_on(connection.backend, connection.gpu, connection.containers)
         self._stacks: dict[str, list[p.RankStack] | None] = {}
-        self._answers: dict[str, str] = {}
+        self._answers: dict[str, str | None] = {}
         self._client = Client(
             links, connection, self._on_record, self._on_reply, lambda silent: None, self._on_end, watches=True
         )
@@ -116,9 +118,20 @@ class Watched:
         self._client.ask(p.InterruptRun(run.run))
         return True
 
-    def restart(self) -> None:
-        """Have all ranks started anew, empty."""
-        self._client.ask(p.Restart(uuid.uuid4().hex[:12], None))
+    def restart(self, rank: int | None) -> str:
+        """Have a rank (None: all) started anew, empty. Returns the name of the request, for `answer`."""
+        name = uuid.uuid4().hex[:12]
+        self._answers[name] = None
+        self._client.ask(p.Restart(name, None if rank is None else [rank]))
+        return name
+
+    def answer(self, name: str) -> str | None:
+        """Why a request was refused, empty where it was carried out; None before it is known."""
+        return self._answers[name]
+
+    def forget_answer(self, name: str) -> None:
+        """Nobody waits for it more."""
+        del self._answers[name]
 
     def stop(self) -> None:
         """End the session."""
@@ -179,6 +192,10 @@ class Watched:
                     self._status = reply
                 case p.Stacks(request=request, ranks=ranks) if request in self._stacks:
                     self._stacks[request] = ranks
+                case p.Done(request=request) if request in self._answers:
+                    self._answers[request] = ""
+                case p.Refused(request=request, reason=reason) if request in self._answers:
+                    self._answers[request] = reason
                 case p.Live(events=events):
                     for event in events:
                         if self._run is not None:
