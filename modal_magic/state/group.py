@@ -65,6 +65,7 @@ def group_failed(truth: Truth, event: p.GroupFailed) -> None:
 def regroup(truth: Truth) -> None:
     """Have every rank that lives join the next generation's group; alone where some will not come."""
     truth.generation += 1
+    truth.regroups = False
     together = not _alone(truth)
     order = p.Regroup(truth.generation, together)
     present = truth.those(*FREE, R.RENDEZVOUS)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from modal_magic import protocol as p
 from modal_magic.state.closing import begin_closing, while_closing
-from modal_magic.state.group import group_failed, grouped, launched, open_session, overdue, revive
+from modal_magic.state.group import group_failed, grouped, launched, open_session, overdue, regroup, revive
 from modal_magic.state.nodes import await_nodes, node_gone, node_joined, not_returned, patience_over
 from modal_magic.state.requests import asked
 from modal_magic.state.running import end_run, ended, lost, release, start_next, started, time_out
@@ -79,6 +79,8 @@ def _settle(truth: Truth) -> None:
         end_run(truth, truth.active)
     if truth.active is None and truth.rendezvous is not None and not truth.restarting:
         revive(truth)
+        if truth.regroups:  # not before: once for all, with those that are started anew
+            regroup(truth)
         open_session(truth)
         start_next(truth)
     truth.do(*truth.queue.tell_places(int(truth.active is not None)))

@@ -6,7 +6,6 @@ from modal_magic import protocol as p
 from modal_magic.state.active_run import COMMUNICATION, EXCEPTION, LOST, ActiveRun, can_meet_again
 from modal_magic.state.advice import away, name_nodes, why_refused
 from modal_magic.state.attempts import next_attempt
-from modal_magic.state.group import regroup
 from modal_magic.state.tables import FREE, SessionState
 from modal_magic.state.truth import Truth
 from modal_magic.state.words import Log, SetTimer
@@ -129,4 +128,4 @@ def end_run(truth: Truth, active: ActiveRun) -> None:
         truth.do(Log(active.verdict()))
     if truth.settings.grouped and not can_meet_again(rank.health for rank in truth.ranks):
         truth.group_attempts, truth.group_trouble = 0, ""
-        regroup(truth)
+        truth.regroups = True

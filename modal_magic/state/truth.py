@@ -61,6 +61,7 @@ class Truth:
         self.restarting: set[int] = set()
         self.clients = 0
         self.together = True
+        self.regroups = False
         self.group_attempts = 0
         self.group_trouble = ""
         self.closing_reason = ""
