@@ -113,10 +113,12 @@ def test_a_class_has_parameters_and_options_of_its_own_for_each_use_and_its_outp
 
     Square.__annotations__["side"] = int  # Modal wants the type, and has its text from this module
     square = app.cls(serialized=True)(Square)
+    twice = app.function(serialized=True, name="twice", max_containers=2)(lambda number: 2 * number)
     with modal_service.reached(), modal.enable_output(), app.run():
         red = square.with_options(env={"COLOUR": "red"}, retries=modal.Retries(max_retries=1, initial_delay=0.0))
         assert red(side=3).area.remote() == (9, "red")
         assert square(side=2).area.remote() == (4, None)
+        assert list(twice.map(range(20))) == list(range(0, 40, 2))
         with pytest.raises(modal.exception.InvalidError, match="Unknown GPU type 'ANY'"):
             square.with_options(gpu="any")(side=1).area.remote()
     told = capsys.readouterr().out

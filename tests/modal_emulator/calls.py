@@ -50,13 +50,17 @@ class Calls(Room):
     async def FunctionGetOutputs(self, request: api.FunctionGetOutputsRequest) -> api.FunctionGetOutputsResponse:
         call = self._call(request.function_call_id)
         start, end = request.start_idx, max(request.start_idx, request.end_idx)
+        told = int(request.last_entry_id.partition("-")[0] or 0)  # by a map, which takes outputs as they come
 
         def done() -> list[api.FunctionGetOutputsItem]:
-            return [one.output for one in call.inputs[start : end + 1] if one.output is not None]
+            asked = call.inputs[start : end + 1] if request.HasField("start_idx") else call.answered[told:]
+            return [one.output for one in asked if one.output is not None]
 
         await self.world.until(lambda: bool(done()), min(request.timeout, POLL_SECONDS))
-        unfinished = sum(one.output is None for one in call.inputs)
-        return api.FunctionGetOutputsResponse(outputs=done(), num_unfinished_inputs=unfinished)
+        unfinished, outputs = sum(one.output is None for one in call.inputs), done()
+        return api.FunctionGetOutputsResponse(
+            outputs=outputs, num_unfinished_inputs=unfinished, last_entry_id=f"{told + len(outputs)}-0"
+        )
 
     async def FunctionCallFromId(self, request: api.FunctionCallFromIdRequest) -> api.FunctionCallFromIdResponse:
         call = self._call(request.function_call_id)
@@ -162,6 +166,7 @@ class Calls(Room):
                 data_format=item.data_format,
                 task_id=container.id,
             )
+            one.call.answered.append(one)
         await self.world.ring()
         return Empty()
 

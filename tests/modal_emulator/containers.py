@@ -268,6 +268,7 @@ class Fleet:
         one.output = api.FunctionGetOutputsItem(
             result=result or terminated, idx=one.index, input_id=one.id, data_format=api.DATA_FORMAT_PICKLE
         )
+        one.call.answered.append(one)
 
     def stop(self, container: Container) -> None:
         """End a container: it is told, and killed when it does not end by itself."""

@@ -91,11 +91,12 @@ class Function:
 
 @dataclass(slots=True)
 class Call:
-    """A call of a function."""
+    """A call of a function. `answered` are its inputs that have an output, in the order in which they got it."""
 
     id: str
     function: Function
     inputs: list[Input] = field(default_factory=list)
+    answered: list[Input] = field(default_factory=list)
     cancelled: bool = False
 
 
