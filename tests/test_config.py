@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from modal_magic.config import INTERNAL_VARIABLES, from_environment, from_file
+from modal_magic.config import INTERNAL_VARIABLES, from_environment, from_file, outer_layers
 from modal_magic.errors import UsageError
 from modal_magic.options import OPTIONS, resolve
 from modal_magic.prices import OWN_PRICES
@@ -104,6 +104,18 @@ def test_variables_give_options() -> None:
         "PATH": "/bin",
     }
     assert from_environment(environ) == {"replicas": 4, "env": (("A", "1"), ("B", "two words")), "restart": False}
+
+
+def test_the_process_has_the_file_of_its_folder_and_its_own_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "modal_magic.toml", "replicas = 4\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MODAL_MAGIC_GPU", "L4")
+    assert outer_layers() == ({"replicas": 4}, {"gpu": "L4"})
+    monkeypatch.setenv("MODAL_MAGIC_RANGS", "1")
+    with pytest.raises(UsageError, match="unknown environment variable MODAL_MAGIC_RANGS"):
+        outer_layers()
 
 
 def test_variables_of_our_own_are_no_options() -> None:
