@@ -184,17 +184,6 @@ def test_a_failure_is_on_top_and_what_ranks_write_is_text(page: Page, lab: Lab) 
     assert page.locator(".mm script, .mm img").count() == 0
 
 
-def test_rows_are_reached_and_opened_by_the_keyboard_alone(page: Page, lab: Lab) -> None:
-    begin(page, lab, "keyboard")
-    page.locator(".jp-OutputArea .row[data-rank='0']").focus()
-    for key in ("ArrowDown", "ArrowDown", "Enter"):
-        page.keyboard.press(key)
-    opened = page.locator(".jp-OutputArea .row[aria-expanded=true]")
-    assert opened.get_attribute("data-rank") == "2"
-    page.keyboard.press("ArrowLeft")
-    until(lambda: opened.count() == 0)
-
-
 def focused(page: Page) -> str:
     """What has the focus in the panel, where its ring can be seen: its label or its text. Empty where nothing has."""
     return str(
@@ -221,8 +210,16 @@ def pids(lab: Lab, name: str) -> list[int]:
     return [row["pid"] for row in lab.ask("modal-magic/api/sessions")[name]["ranks"]]
 
 
-def test_the_panel_is_worked_by_the_keyboard_alone_and_comes_back_after_a_reload(page: Page, lab: Lab) -> None:
+def test_cell_and_panel_are_worked_by_the_keyboard_alone_and_the_panel_outlasts_a_reload(page: Page, lab: Lab) -> None:
     begin(page, lab, "keys")
+    page.locator(".jp-OutputArea .row[data-rank='0']").focus()
+    for key in ("ArrowDown", "ArrowDown", "Enter"):
+        page.keyboard.press(key)
+    in_cell = page.locator(".jp-OutputArea .row[aria-expanded=true]")
+    assert in_cell.get_attribute("data-rank") == "2"
+    page.keyboard.press("ArrowLeft")
+    until(lambda: in_cell.count() == 0)
+
     command(page, "modal-magic:open")
     panel = page.locator("[id='modal-magic:sessions']")
     until(lambda: panel.locator(".row").count())

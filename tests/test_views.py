@@ -79,7 +79,7 @@ def test_nothing_reaches_out_of_the_view_at_any_width(browser: Browser, folder: 
     with g.gallery(browser, folder) as page:
         for name in ("running", "stuck", "failed", "many"):
             g.show(page, g.SHOTS[name]())
-            for width in (1200, 900, 700, 520, 400, 300):
+            for width in (1200, 900, 700, 520, 400, 300, 236):
                 page.set_viewport_size({"width": width, "height": 900})
                 page.evaluate("() => view.update(view._content)")
                 assert page.evaluate(OUTSIDE) == [], (name, width)

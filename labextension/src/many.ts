@@ -14,6 +14,7 @@ import { plain, type Say } from './translate';
 const ROW = 24;
 const SEEN = 10;
 const NARROW = 520;
+const NARROWEST = 300;
 
 /** The ranks that a search means: a number, a range `8-15`, or a node `n3`. */
 export function matches(row: RankRow, query: string): boolean {
@@ -57,7 +58,7 @@ export class ManyRanks {
   template(shot: Snapshot, now: number, width: number): TemplateResult {
     const __ = this._say;
     this._shot = shot;
-    this._line = width > 0 && width < NARROW ? 16 : 32;
+    this._line = width > 0 && width < NARROWEST ? 8 : width > 0 && width < NARROW ? 16 : 32;
     const { ranks } = shot;
     const front = frontOf(ranks);
     const counts = legendOf(ranks);

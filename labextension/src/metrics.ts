@@ -14,6 +14,7 @@ export class Metrics {
   private _chosen: string | null = null;
   private _band: Band | null = null;
   private _of = '';
+  private _askedOf = '';
   private _asked = -Infinity;
 
   constructor(
@@ -52,14 +53,15 @@ export class Metrics {
       ${chart(name, courses, few || this._of !== `${shot.run} ${name}` ? null : this._band, shot.ranks.length, Math.max(240, width - 20), this._say)}`;
   }
 
-  /** Of many ranks the server makes a band, every two seconds while the run goes on. */
+  /** Of many ranks the server makes a band, every two seconds while the run goes on, and once more when it is over. */
   private async _ask(shot: Snapshot, name: string): Promise<void> {
     const of = `${shot.run} ${name}`;
-    const fresh = this._of === of && (shot.run_state !== 'running' || performance.now() - this._asked < BAND_MS);
+    const asked = `${of} ${shot.run_state}`;
+    const fresh = this._askedOf === asked && (shot.run_state !== 'running' || performance.now() - this._asked < BAND_MS);
     if (fresh) {
       return;
     }
-    [this._of, this._asked] = [of, performance.now()];
+    [this._of, this._askedOf, this._asked] = [of, asked, performance.now()];
     const answer = await this._api.band(shot.session, name).catch(() => null);
     if (answer && this._of === of) {
       this._band = answer;

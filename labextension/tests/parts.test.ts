@@ -1,15 +1,16 @@
 import { describe, expect, it } from 'vitest';
 
-import type { Stacks } from '../src/api';
+import type { Api, Stacks } from '../src/api';
 import { spread, ticks } from '../src/chart';
 import { extent, place, rankAt } from '../src/grid';
 import { legendOf } from '../src/many';
+import { Metrics } from '../src/metrics';
 import { excerpts } from '../src/notices';
 import { kindOf } from '../src/order';
 import { lanes, longest } from '../src/startup';
 import { english } from '../src/translate';
 import { merged, ranges } from '../src/tree';
-import { row } from './store.test';
+import { row, shot } from './store.test';
 
 const at = (step: number) => ({ loops: [{ label: '', step, total: 100, rate: 1 }] });
 
@@ -22,6 +23,16 @@ describe('a chart', () => {
   it('moves labels apart, and keeps them above its floor', () => {
     expect(spread([10, 11, 50], 13, 100)).toEqual([10, 23, 50]);
     expect(spread([98, 99, 100], 13, 100)).toEqual([74, 87, 100]);
+  });
+  it('of many ranks is asked for now and then, and once more when the run is over', () => {
+    let asked = 0;
+    const band = async () => (asked++, { steps: [], low: [], mean: [], high: [] });
+    const metrics = new Metrics({ band } as unknown as Api, english.__, () => {});
+    const ranks = Array.from({ length: 9 }, (_, rank) => row(rank, { metrics: [{ name: 'loss', value: 1, steps: [0], values: [1] }] }));
+    for (const run_state of ['running', 'running', 'done', 'done']) {
+      metrics.template(shot({ run_state, ranks }), null, 300);
+    }
+    expect(asked).toBe(2);
   });
 });
 
