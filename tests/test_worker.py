@@ -172,6 +172,27 @@ def test_a_recording_that_an_interrupt_has_left_open_takes_nothing_of_what_is_op
                 own.sendall(b"whole")
 
 
+def test_who_listens_for_a_group_that_is_cut_or_has_failed_hears_of_nobody_and_goes_on_listening() -> None:
+    """gloo crashes when somebody comes late to a group that is being let go of."""
+    book = SocketBook()
+    with contextlib.ExitStack() as stack:
+        with book.recording():
+            cut = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        addresses = [cut.getsockname()]
+        with contextlib.suppress(RuntimeError), book.recording():
+            failed = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            addresses.append(failed.getsockname())
+            raise RuntimeError
+        with contextlib.closing(socket.create_connection(addresses[0])):  # nobody has taken it yet
+            book.shut_down()
+        for listening, address in zip((cut, failed), addresses, strict=True):
+            with pytest.raises(ConnectionRefusedError):
+                socket.create_connection(address)
+            listening.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                listening.accept()
+
+
 def test_connections_are_cut_by_one_thread_while_another_ends_its_recording(monkeypatch: pytest.MonkeyPatch) -> None:
     book = SocketBook(before=set())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 __all__ = ["Recording", "SocketBook"]
@@ -47,19 +48,19 @@ class SocketBook:
 
     def forget(self) -> None:
         """The groups are gone. What is still open of them is cut: work that was left behind in one waits no longer."""
-        self._cut(self.inodes)
+        self.cut(self.inodes)
         self.inodes.clear()
 
     def shut_down(self) -> None:
         """Cut every connection in the book, and what has been opened since the recording that goes on began."""
         before = self.before  # other threads call this, and the main thread may end its recording meanwhile
         new = set() if before is None else _open_sockets().keys() - before
-        self._cut(self.inodes | new)
+        self.cut(self.inodes | new)
 
-    def _cut(self, inodes: set[str]) -> None:
-        """Cut those that are *connected*. A listener must be spared: shutting one aborts the process.
+    def cut(self, inodes: Collection[str]) -> None:
+        """Cut those that are connected, and have the others hear of nobody any more.
 
-        So must what is no stream: a question for a name that is cut is asked in vain, again and again, for seconds.
+        What is no stream is spared: a question for a name that is cut is asked in vain, again and again, for seconds.
         The main thread opens and closes files meanwhile, so what has a number is looked at once more.
         """
         for inode, descriptor in _open_sockets().items() if inodes else ():
@@ -69,10 +70,24 @@ class SocketBook:
                     if f"socket:[{os.fstat(copy).st_ino}]" != inode:
                         os.close(copy)
                         continue
-                    with socket.socket(fileno=copy) as connection:
-                        connection.getpeername()
-                        if connection.type == socket.SOCK_STREAM:
-                            connection.shutdown(socket.SHUT_RDWR)
+                    with socket.socket(fileno=copy) as found:
+                        if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                            _deafen(descriptor)
+                        elif found.type == socket.SOCK_STREAM:
+                            found.getpeername()
+                            found.shutdown(socket.SHUT_RDWR)
+
+
+def _deafen(descriptor: int) -> None:
+    """Put a listening socket that nobody can reach in the place of one that listens.
+
+    To shut that one would abort the process. And gloo (torch 2.13) crashes when a rank that is late still connects to
+    it for a group that is being let go of: it looks for who waits for that rank, and that is gone already.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as deaf:
+        deaf.bind("")  # a name that the system draws
+        deaf.listen()
+        os.dup2(deaf.fileno(), descriptor, inheritable=False)
 
 
 class Recording:
@@ -87,6 +102,8 @@ class Recording:
         self.before = set(_open_sockets())
         self.book.before = self.before if self.outer is None else self.outer
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
         self.book.inodes.update(_open_sockets().keys() - self.before)
         self.book.before = self.outer
+        if error is not None:  # the group that was to be is gone, and who is late must not find what is left of it
+            self.book.cut(_open_sockets().keys() - self.before)
