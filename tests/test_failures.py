@@ -95,6 +95,17 @@ else:
     assert "[rank 2] None" in after.lines and "[rank 0] 0" in after.lines and "[rank 1] 4" in after.lines
 
 
+def test_a_rank_that_is_stuck_as_the_group_is_formed_anew_does_not_keep_the_others(book: Notebook) -> None:
+    book.run(
+        FOUR + "import ctypes, torch, torch.distributed as dist\nprecious = rank\n"
+        "if rank == 1: dist.destroy_process_group = lambda: ctypes.PyDLL(None).sleep(1000)"
+    )
+    book.run("%%modal_distributed\nif rank == 0: 1 / 0\ndist.all_reduce(torch.ones(1))")
+    after = book.run("%%modal_distributed\nprint(globals().get('precious'))" + ALL_REDUCE)
+    assert "[rank 1] None" in after.lines and "[rank 2] 2" in after.lines and "[rank 1] 4" in after.lines
+    assert "rank 1 was stuck in C code as its group was formed anew and was killed" in after.stdout + after.stderr
+
+
 def test_what_the_network_says_of_a_dead_rank_is_one_sentence_with_the_collective(book: Notebook) -> None:
     book.run(FOUR + "import os, signal, time, torch, torch.distributed as dist")
     shown = book.run(

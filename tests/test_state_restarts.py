@@ -25,6 +25,19 @@ def test_a_restart_is_confirmed_when_the_fresh_ranks_are_ready() -> None:
     assert {worker.joined for worker in rig.workers.values()} == {rig.machine.generation}
 
 
+def test_a_rank_that_is_lost_while_it_runs_no_cell_is_told_of_once_unless_that_was_wanted() -> None:
+    rig = Rig().ready()
+    rig.ask(p.Restart("r", [1]))
+    rig.play()
+    assert rig.logged(p.Notice) == []
+    rig.lose(2)  # dies, and then at every start
+    for _ in range(3):
+        rig.lose(2)
+    assert [notice.text for notice in rig.logged(p.Notice)] == [
+        "rank 2 was killed by SIGKILL while it ran no cell: it is started again without variables"
+    ]
+
+
 def test_a_restart_of_one_rank_leaves_the_others_alone() -> None:
     rig = Rig().ready()
     rig.ask(p.Restart("r", [2]))

@@ -48,6 +48,9 @@ LEAVE_SECONDS = 1.5
 """How long a rank has to leave a run that it was told to leave, before it is killed."""
 DOUBT_SECONDS = 0.6
 """How long one has that does not say a word and is stuck: C code holds the GIL, and waits for what does not come."""
+ASK_SECONDS = 1.0
+"""After so long, again and again, one that is to form its group anew is asked for a word, and has as long to say it. To
+let go of the last group torch joins threads with the GIL held."""
 LOOK_SECONDS = 0.02
 """How often it is looked at from then on."""
 EXIT_SECONDS = 2.0
@@ -152,11 +155,17 @@ class Agent:
             if worker.doubt_at is not None and now >= worker.doubt_at:
                 worker.doubt_at = now + LOOK_SECONDS
                 if is_stuck(worker.pid, worker.ticks):
-                    self.give_up(worker, f"was stuck in C code {DOUBT_SECONDS:g} s after the interrupt and was killed")
+                    after = f"{DOUBT_SECONDS:g} s after the interrupt"
+                    when = after if worker.kill_at is not None else "as its group was formed anew"
+                    self.give_up(worker, f"was stuck in C code {when} and was killed")
             if worker.kill_at is not None and now >= worker.kill_at:
                 self.give_up(
                     worker, f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
                 )
+            if worker.ask_at is not None and now >= worker.ask_at:
+                worker.ask_at = now + ASK_SECONDS
+                if worker.launched and worker.doubt_at is None and worker.unanswered < UNANSWERED:
+                    worker.say_a_word(now + ASK_SECONDS)
             if worker.speak_at is not None and now >= worker.speak_at:
                 worker.speak_at = None
                 worker.give(p.Speak())
@@ -225,6 +234,7 @@ class Agent:
             case p.RegroupRanks(ranks=ranks, generation=generation, together=together):
                 for worker in self.chosen(ranks):
                     worker.give(p.Regroup(generation, together))
+                    worker.ask_at = time.monotonic() + ASK_SECONDS
             case p.StackRanks(ranks=ranks, request=request, depth=depth):
                 for worker in self.chosen(ranks):
                     worker.asked[request] = time.monotonic() + p.ANSWER_SECONDS
@@ -314,6 +324,8 @@ class Agent:
                 continue
             if isinstance(event, p.Launched):
                 worker.launched = True
+            elif isinstance(event, p.Grouped | p.GroupFailed):
+                worker.ask_at = None
             elif isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
                 worker.owes, worker.kill_at, worker.speak_at = False, None, None
             if isinstance(event, p.StackTaken) and event.request == SAMPLE:

@@ -57,7 +57,7 @@ class RankProcess:
     `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer. `where` is
     where the rank was at the last sample, and `sampled` says that this has been answered. At `speak_at` it
     is asked to say that it has begun its cell, and at `doubt_at` its agent looks whether one that was told to leave its
-    run can hear that at all.
+    run can hear that at all. At `ask_at` one is asked for a word that has not formed its group yet.
     """
 
     rank: int
@@ -75,6 +75,7 @@ class RankProcess:
     speak_at: float | None = None
     kill_at: float | None = None
     doubt_at: float | None = None
+    ask_at: float | None = None
     ticks: int = -1
     verdict: str = ""
     forced: bool = False
@@ -111,17 +112,22 @@ class RankProcess:
     def leave_by(self, moment: float, doubt_at: float) -> None:
         """The worker is killed if it still owes the end of its run at this moment (monotonic seconds).
 
-        At `doubt_at` already, if it has not said a word until then and is stuck. So it is asked for a word.
+        At `doubt_at` already, if it has not said a word until then and is stuck.
         """
         if self.kill_at is None:
-            self.kill_at, self.doubt_at, self.ticks = moment, doubt_at, processor_ticks(self.pid)
-            self.unanswered += 1
-            self.give(p.TakeStack("", 0))
+            self.kill_at = moment
+            self.say_a_word(doubt_at)
+
+    def say_a_word(self, until: float) -> None:
+        """Ask for a word, which comes at once whatever Python does. Without one it is looked whether it is stuck."""
+        self.doubt_at, self.ticks = until, processor_ticks(self.pid)
+        self.unanswered += 1
+        self.give(p.TakeStack("", 0))
 
     def due(self) -> float:
         """When something is due of this rank that no message will announce (monotonic seconds)."""
         moments = [*self.asked.values(), *(pipe.flush_at for pipe in self.pipes)]
-        moments += [self.kill_at, self.doubt_at, self.speak_at]
+        moments += [self.kill_at, self.doubt_at, self.speak_at, self.ask_at]
         return min((moment for moment in moments if moment is not None), default=math.inf)
 
     def alive(self) -> p.Alive:

@@ -51,11 +51,15 @@ def lost(truth: Truth, event: p.Lost) -> None:
     """The process of a rank is gone."""
     rank = truth.advance(event.rank, event)
     rank.pid, rank.device, rank.health = 0, "", None
+    wanted = event.rank in truth.restarting
     truth.restarting.discard(event.rank)
     if truth.active is not None and event.rank in truth.active.pending:
         truth.active.pending.discard(event.rank)
         if not event.forced:  # one that had to be killed to end the run is not why it ended
             _failed(truth, truth.active, event.rank, LOST, event.cause)
+    elif rank.used and not rank.attempts and event.replaced and not wanted:  # no run tells of it
+        what = f"rank {event.rank} {event.cause} while it ran no cell"
+        truth.do(Log(p.Notice(f"{what}: it is started again without variables")))
 
 
 def _owes(truth: Truth, rank: int, run: str) -> bool:
