@@ -9,7 +9,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -249,6 +249,46 @@ async def test_a_server_that_watches_does_not_keep_the_session(served: Session, 
 
     await until(there)
     assert served.status().clients == 1
+
+
+@contextlib.asynccontextmanager
+async def relay(port: int) -> AsyncIterator[int]:
+    """A port that leads to another one, until it is closed with all that goes through it."""
+    writers: list[asyncio.StreamWriter] = []
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(1 << 16):
+                writer.write(data)
+
+    async def through(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        writers.extend((writer, back))
+        await asyncio.gather(pump(reader, back), pump(there, writer))
+
+    server = await asyncio.start_server(through, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in writers:
+            writer.transport.abort()
+
+
+async def test_a_session_whose_bridge_has_another_port_now_is_watched_there(served: Session, jp_fetch: Fetch) -> None:
+    async def stacks() -> Any:
+        with contextlib.suppress(HTTPClientError):  # it is not watched yet
+            return json.loads((await post(jp_fetch, "sessions", "moved", "stacks")).body)
+
+    elsewhere = msgspec.structs.replace(served.connection, session="moved", born=0.0)
+    registry.claim("moved")
+    try:
+        for _ in range(2):
+            async with relay(served.connection.port) as port:
+                registry.publish(msgspec.structs.replace(elsewhere, port=port))
+                await asyncio.wait_for(until(stacks), 20)
+    finally:
+        registry.forget("moved")
 
 
 async def test_a_session_that_cannot_be_had_keeps_nobody_waiting(

@@ -17,6 +17,7 @@ from modal_magic.backends.modal_app import deployed, node_class
 from modal_magic.backends.modal_inventory import containers_of_app
 from modal_magic.backends.modal_meeting import Calls, Meeting
 from modal_magic.backends.modal_trouble import TROUBLE
+from modal_magic.errors import ModalMagicError
 
 __all__ = ["watch_restores"]
 
@@ -36,7 +37,7 @@ def watch_restores(plan: Plan, app: str, key: str, calls: list[str], done: threa
     before: set[str] | None = None  # these are other sessions', or wait for one
     seen: set[str] = set()
     while not done.wait(LOOK_SECONDS if before is not None else 0.0):
-        with contextlib.suppress(*TROUBLE):  # it cannot be asked just now, or may not be
+        with contextlib.suppress(*TROUBLE, ModalMagicError, OSError, ValueError):  # it cannot be asked just now
             now = containers_of_app(app)
             before = now - meeting.containers() if before is None else before
             seen |= now - before
@@ -44,16 +45,18 @@ def watch_restores(plan: Plan, app: str, key: str, calls: list[str], done: threa
             if not missing or meeting.over():
                 return
             if len(seen - now - meeting.containers()) >= MOST_LOST * len(missing):
-                _call_anew(plan, meeting, missing, calls)
+                _call_anew(plan, meeting, missing, calls, done)
                 return
 
 
-def _call_anew(plan: Plan, meeting: Meeting, missing: list[int], calls: list[str]) -> None:
-    """Have nodes of the app for `--snapshot cpu` in place of those that are missing."""
+def _call_anew(plan: Plan, meeting: Meeting, missing: list[int], calls: list[str], done: threading.Event) -> None:
+    """Have nodes of the app for `--snapshot cpu` in place of those that are missing, while somebody wants them."""
     containers = replace(plan.containers, snapshot="cpu", min_containers=None)
     node_of = modal.Cls.from_name(deployed(plan.gpu, containers, plan.nodes), node_class(containers))()
     first = len(calls) - plan.nodes  # a gateway of its own container is called before the nodes
     for node_rank in missing:
+        if done.is_set():
+            return
         modal.FunctionCall.from_id(calls[first + node_rank]).cancel(terminate_containers=True)
         calls[first + node_rank] = node_of.serve.spawn(meeting.key, node_rank, INSTEAD).object_id
     meeting.put("calls", Calls(calls[0], calls[1:], plan.nodes))

@@ -11,24 +11,24 @@ import ctypes
 import re
 from pathlib import Path
 
-__all__ = ["FilesAlone"]
+__all__ = ["ask_as_configured", "ask_files_alone"]
 
 CONFIGURATION = Path("/etc/nsswitch.conf")
 USUAL = "files dns"
 """Where names are looked up if nothing is configured."""
 
 
-class FilesAlone:
-    """A context in which the threads of this process look up names in /etc/hosts alone. Not for longer than needed."""
+def ask_files_alone() -> None:
+    """Have all threads of this process look up names in /etc/hosts alone. Not for longer than needed."""
+    _look_up_in("files")
 
-    def __enter__(self) -> None:
-        _look_up_in("files")
 
-    def __exit__(self, *_: object) -> None:
-        found = None
-        with contextlib.suppress(OSError):
-            found = re.search(r"^hosts:\s*([^#\n]+)", CONFIGURATION.read_text(), re.MULTILINE)
-        _look_up_in(found[1].strip() if found else USUAL)
+def ask_as_configured() -> None:
+    """Have them look up names as this system is configured to."""
+    found = None
+    with contextlib.suppress(OSError):
+        found = re.search(r"^hosts:\s*([^#\n]+)", CONFIGURATION.read_text(), re.MULTILINE)
+    _look_up_in(found[1].strip() if found else USUAL)
 
 
 def _look_up_in(places: str) -> None:

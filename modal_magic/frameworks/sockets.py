@@ -72,13 +72,13 @@ class SocketBook:
                         continue
                     with socket.socket(fileno=copy) as found:
                         if found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                            _deafen(descriptor)
+                            _deafen(descriptor, inode)
                         elif found.type == socket.SOCK_STREAM:
                             found.getpeername()
                             found.shutdown(socket.SHUT_RDWR)
 
 
-def _deafen(descriptor: int) -> None:
+def _deafen(descriptor: int, inode: str) -> None:
     """Put a listening socket that nobody can reach in the place of one that listens.
 
     To shut that one would abort the process. And gloo (torch 2.13) crashes when a rank that is late still connects to
@@ -87,7 +87,8 @@ def _deafen(descriptor: int) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as deaf:
         deaf.bind("")  # a name that the system draws
         deaf.listen()
-        os.dup2(deaf.fileno(), descriptor, inheritable=False)
+        if f"socket:[{os.fstat(descriptor).st_ino}]" == inode:  # nobody else has this number by now
+            os.dup2(deaf.fileno(), descriptor, inheritable=False)
 
 
 class Recording:

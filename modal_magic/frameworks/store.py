@@ -12,7 +12,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed import distributed_c10d as c10d
 
 from modal_magic.frameworks.base import Superseded
-from modal_magic.frameworks.names import FilesAlone
+from modal_magic.frameworks.names import ask_as_configured, ask_files_alone
 from modal_magic.protocol import Store
 
 __all__ = ["gather_ranks", "open_store", "reach_store"]
@@ -25,7 +25,8 @@ GATHER_SECONDS = (0.0005, 0.05)
 def open_store(host: str, session: str) -> Iterator[Store]:
     """A TCPStore on a free port of `host` alone, served by threads of this process, which asks no name server then."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with FilesAlone(), socket.create_server((host, 0), family=family) as listener:
+    ask_files_alone()
+    with socket.create_server((host, 0), family=family) as listener:
         port = listener.getsockname()[1]
         server = TCPStore(
             host,
@@ -36,14 +37,16 @@ def open_store(host: str, session: str) -> Iterator[Store]:
             timeout=timedelta(minutes=30),
         )
         # A name that no other session has, also one that comes back under the same name.
-        yield Store(host, port, f"{session}-{time.time_ns():x}")
-        del server
+        try:
+            yield Store(host, port, f"{session}-{time.time_ns():x}")
+        finally:
+            del server
+            ask_as_configured()
 
 
 def reach_store(store: Store, prefix: str) -> c10d.Store:
     """The gateway's store, as those see it that use this prefix."""
-    with FilesAlone():
-        keeper = TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
+    keeper = TCPStore(store.host, store.port, is_master=False, wait_for_workers=False)
     return c10d.PrefixStore(prefix, keeper)
 
 

@@ -12,6 +12,7 @@ import contextlib
 import functools
 import os
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -73,7 +74,8 @@ class TorchRank:
     inits: int = 0
     severed: bool = False
     shared: c10d.Store | None = None
-    new_groups: int = 0
+    new_groups: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    counting: bool = False
     freeing: Freeing = field(default_factory=Freeing)
     works: WorkBook = field(default_factory=WorkBook)
     models: ModelBook = field(default_factory=ModelBook)
@@ -89,7 +91,7 @@ class TorchRank:
     def begin(self, run: str) -> None:
         """See `Framework`."""
         self.run, self.inits = run, 0
-        self.freeing.sockets.resume()
+        self.freeing.resume()
         self.groups.bury()
 
     def namespace(self) -> dict[str, Any]:
@@ -99,7 +101,7 @@ class TorchRank:
     def join(self, generation: int, together: bool) -> None:
         """See `Framework`."""
         self.generation, self.run, self.inits = generation, OURS, 0
-        self.freeing.sockets.resume()
+        self.freeing.resume()
         if self.wanted > generation:
             raise Superseded
         place = self.spec.place
@@ -131,12 +133,12 @@ class TorchRank:
     def health(self) -> Health:
         """See `Framework`."""
         if not dist.is_initialized():
-            return Health(grouped=False, severed=self.severed)
+            return Health(grouped=False, severed=self.severed or self.counting)
         sequences: dict[str, int] = {}
         for group, name in c10d._world.pg_names.items():
             with contextlib.suppress(RuntimeError):  # a group that counts nothing has nothing to disagree about
                 sequences[name] = group._get_sequence_number_for_group()  # type: ignore[attr-defined]
-        return Health(True, sequences, self.severed)
+        return Health(True, sequences, self.severed or self.counting)
 
     def kind_of(self, error: BaseException) -> ErrorKind:
         """See `Framework`."""
@@ -203,9 +205,8 @@ class TorchRank:
     def _wrap_new_group(self) -> Callable[..., Any]:
         @functools.wraps(self.original_new_group)
         def new_group(*arguments: Any, **options: Any) -> Any:
+            self._gather_for_new_group(arguments[0] if arguments else options.get("ranks"))
             with self.freeing.sockets.recording():
-                if not (options.get("use_local_synchronization") or any(arguments[4:5])):
-                    self._gather_for_new_group()
                 return self.original_new_group(*arguments, **options)
 
         return new_group
@@ -238,22 +239,29 @@ class TorchRank:
         store = self.spec.store
         prefix = f"{store.prefix}/{self.generation}/{self.run}/{self.inits}/{size}"
         with self.freeing.sockets.recording():
-            shared = self.freeing.gather(lambda: reach_store(store, prefix), size, self._is_superseded)
+            shared = self.freeing.reach(lambda: reach_store(store, prefix))
+            self.freeing.gather(shared, size, self._is_superseded)
             self._retire()
             self.original_init(
                 backend=backend or self._default_backend(), store=shared, rank=rank, world_size=size, **options
             )
-        self.severed, self.shared, self.new_groups = False, shared, 0
+        self.severed, self.counting, self.shared = False, False, shared
+        self.new_groups.clear()
 
-    def _gather_for_new_group(self) -> None:
-        """Wait for all ranks of the default group, which all have to call; one that leaves here has lost count."""
-        if self.shared is None or not dist.is_initialized():
+    def _gather_for_new_group(self, ranks: object) -> None:
+        """Wait for those that are to be in the group: they connect to each other. One that leaves here has lost count.
+
+        All have to call in theory; with gloo those that are no members may go without, and so they may here.
+        """
+        if self.shared is None or not dist.is_initialized() or not isinstance(ranks, list | tuple | range | None):
             return
-        self.new_groups += 1
-        door = c10d.PrefixStore(f"new_group/{self.new_groups}", self.shared)
-        severed, self.severed = self.severed, True
-        self.freeing.gather(lambda: door, dist.get_world_size(), lambda: False)
-        self.severed = severed
+        members = tuple(range(dist.get_world_size()) if ranks is None else sorted(set(ranks)))
+        if dist.get_rank() in members:
+            self.new_groups[members] += 1
+            door = c10d.PrefixStore(f"new_group/{members}/{self.new_groups[members]}", self.shared)
+            self.counting = True
+            self.freeing.gather(door, len(members), lambda: False)
+            self.counting = False
 
     def _is_superseded(self) -> bool:
         """Whether the group that is being formed will not be. One that a script asks for, it has to wait for."""

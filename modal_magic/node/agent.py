@@ -234,7 +234,7 @@ class Agent:
             case p.RegroupRanks(ranks=ranks, generation=generation, together=together):
                 for worker in self.chosen(ranks):
                     worker.give(p.Regroup(generation, together))
-                    worker.ask_at = time.monotonic() + ASK_SECONDS
+                    worker.generation, worker.ask_at = generation, time.monotonic() + ASK_SECONDS
             case p.StackRanks(ranks=ranks, request=request, depth=depth):
                 for worker in self.chosen(ranks):
                     worker.asked[request] = time.monotonic() + p.ANSWER_SECONDS
@@ -324,7 +324,7 @@ class Agent:
                 continue
             if isinstance(event, p.Launched):
                 worker.launched = True
-            elif isinstance(event, p.Grouped | p.GroupFailed):
+            elif isinstance(event, p.Grouped | p.GroupFailed) and event.generation == worker.generation:
                 worker.ask_at = None
             elif isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
                 worker.owes, worker.kill_at, worker.speak_at = False, None, None

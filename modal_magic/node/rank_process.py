@@ -57,7 +57,8 @@ class RankProcess:
     `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer. `where` is
     where the rank was at the last sample, and `sampled` says that this has been answered. At `speak_at` it
     is asked to say that it has begun its cell, and at `doubt_at` its agent looks whether one that was told to leave its
-    run can hear that at all. At `ask_at` one is asked for a word that has not formed its group yet.
+    run can hear that at all. At `ask_at` one is asked for a word that has not formed the group of its `generation`
+    yet.
     """
 
     rank: int
@@ -76,6 +77,7 @@ class RankProcess:
     kill_at: float | None = None
     doubt_at: float | None = None
     ask_at: float | None = None
+    generation: int = 0
     ticks: int = -1
     verdict: str = ""
     forced: bool = False

@@ -47,7 +47,7 @@ Attempt = tuple[str, int]
 NOTHING: Attempt = "", 0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, repr=False)  # who asks for the handler of a signal has that of its object made too
 class Worker:
     """A rank. The main thread takes one task after the other; the control thread hears of what cannot wait for that,
     and interrupts.

@@ -116,6 +116,8 @@ class Hub:
             if time.monotonic() - self._looked <= LOOK_SECONDS:
                 return
             names = await asyncio.to_thread(registry.names)
+            for watched in [watched for watched in self._watched.values() if watched.silent]:
+                await asyncio.to_thread(watched.follow)
             for name in [name for name, watched in self._watched.items() if name not in names or watched.ended]:
                 self._watched.pop(name).close()
                 self._shots.pop(name, None)

@@ -8,11 +8,11 @@ import time
 import uuid
 
 from modal_magic import protocol as p
-from modal_magic.errors import SessionError, UsageError
+from modal_magic.errors import ModalMagicError, SessionError, UsageError
 from modal_magic.links.client import Client
 from modal_magic.links.thread import LinkThread
 from modal_magic.prices import Rates, cost_of, rates_on
-from modal_magic.registry import Connection
+from modal_magic.registry import Connection, read
 from modal_magic.view.band import Band, band
 from modal_magic.view.model import RunView
 from modal_magic.view.newest import LogLine, NewestLines
@@ -38,6 +38,7 @@ class Watched:
         self.connection = connection
         self.ended = ""
         self.dirty = True
+        self.silent = False
         self._lock = threading.Lock()
         self._run: RunView | None = None
         self._status: p.Status | None = None
@@ -52,12 +53,21 @@ class Watched:
         self._stacks: dict[str, list[p.RankStack] | None] = {}
         self._answers: dict[str, str | None] = {}
         self._client = Client(
-            links, connection, self._on_record, self._on_reply, lambda silent: None, self._on_end, watches=True
+            links, connection, self._on_record, self._on_reply, self._on_silence, self._on_end, watches=True
         )
 
     def attach(self) -> None:
         """Wait for the gateway. Raises SessionError when it cannot be had."""
         self._client.attach()
+
+    def follow(self) -> None:
+        """Go where a gateway elsewhere is reached now, if it is silent: its bridge may have begun at another port."""
+        if self.silent and not self.connection.born:
+            with contextlib.suppress(ModalMagicError, OSError):
+                found = read(self.connection.session)
+                if (found.host, found.port) != (self.connection.host, self.connection.port):
+                    self.connection = found
+                    self._client.move(found)
 
     def close(self) -> None:
         """Let go of the session, which lives on."""
@@ -203,6 +213,9 @@ class Watched:
                     self.dirty = self.dirty or bool(events)
                 case p.Closed():
                     self.ended = "closed"
+
+    def _on_silence(self, silent: bool) -> None:
+        self.silent = silent
 
     def _on_end(self, error: SessionError) -> None:
         self.ended = "lost"

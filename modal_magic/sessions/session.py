@@ -71,7 +71,12 @@ class Session:
         """
         session = cls.__new__(cls)
         session._set_up(resources)
-        session._connect(session._rejoin(registry.read(name)), watches)
+        try:
+            connection = session._rejoin(registry.read(name))
+        except BaseException:
+            session._close_resources()
+            raise
+        session._connect(connection, watches)
         return session
 
     # -- what users do
