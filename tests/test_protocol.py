@@ -28,6 +28,7 @@ UNIONS: dict[str, tuple[Any, Callable[[bytes], Any]]] = {
     "backend word": (specs.BackendWord, specs.decode_backend_word),
     "zygote word": (specs.ZygoteWord, specs.decode_zygote_word),
     "agent word": (specs.AgentWord, specs.decode_agent_word),
+    "zygote to gateway": (specs.Introduced, specs.decode_introduced),
     "zygote to agent": (specs.ZygoteToAgent, specs.decode_zygote_to_agent),
 }
 """What may be said on each link, and what reads it."""
@@ -85,8 +86,8 @@ def is_message(kind: object) -> bool:
 
 
 def members(union: Any) -> set[type]:
-    """The message types that a union has, by what Python says of it."""
-    return set(get_args(union))
+    """The message types that a union has, by what Python says of it. One alone is a union too."""
+    return set(get_args(union)) or {union}
 
 
 # ---- the messages ----------------------------------------------------------------------------------------------------
