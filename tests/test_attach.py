@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from modal_magic import Session, registry
@@ -24,6 +23,7 @@ from modal_magic.view.failure import strip_colours
 from tests.support.clients import plain, resources_of_its_own
 from tests.support.eventually import held, until
 from tests.support.notebook import Notebook, notebook
+from tests.support.processes import gone
 
 __all__ = ["plain"]
 
@@ -60,7 +60,7 @@ def kill(book: Notebook) -> None:
     """End a kernel as a crash would."""
     pid = int(book.manager.provisioner.pid)  # type: ignore[union-attr]
     os.kill(pid, signal.SIGKILL)
-    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    assert gone([pid])
 
 
 # ---- kernels ---------------------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def test_what_living_ranks_have_in_the_background_stays_when_one_of_these_proces
     subprocess.run(["setsid", "--fork", "sleep", "1001"], check=True)
     subprocess.run(["setsid", "--fork", "true"], check=True)
     until(lambda: any(each.status() == "zombie" for each in psutil.Process().children()))
+    until(lambda: {each.cmdline()[1] for each in strays()} == {"1000", "1001"})
     reap()
     time.sleep(0.1)
     assert {each.cmdline()[1] for each in strays()} == {"1000", "1001"}

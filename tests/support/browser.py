@@ -123,7 +123,12 @@ def jupyter_lab(folder: Path) -> Iterator[Lab]:
         yield lab
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            # It ended all that it has, but its own thread for files (AnyIO's) may outlive the loop that would end it.
+            process.kill()
+            process.wait(10)
 
 
 @contextmanager

@@ -21,17 +21,19 @@ def ours(folder: str) -> Iterator[psutil.Process]:
             continue
 
 
-def gone(pids: list[int], seconds: float = 10.0) -> bool:
-    """Wait until none of these processes is there any more (zombies are not there). Whether that is so."""
-    left = []
-    for pid in pids:
-        try:
-            left.append(psutil.Process(pid))
-        except psutil.NoSuchProcess:
-            continue
-    left = [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
-    _, alive = psutil.wait_procs(left, timeout=seconds)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+def found(pid: int) -> psutil.Process | None:
+    """A process, if it runs: one that has ended is not there, though nobody has waited for it yet."""
+    try:
+        process = psutil.Process(pid)
+        return process if process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def gone(pids: Iterable[int], seconds: float = 10.0) -> bool:
+    """Wait until none of these processes is there any more. Whether that is so."""
+    _, alive = psutil.wait_procs([process for pid in pids if (process := found(pid))], timeout=seconds)
+    return not any(found(process.pid) for process in alive)
 
 
 def described(processes: list[psutil.Process]) -> str:
