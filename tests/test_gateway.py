@@ -32,6 +32,25 @@ def logged(rig: Rig) -> list[p.Event]:
     return [p.decode_record(record).event for record in records]
 
 
+def test_what_was_said_before_anybody_came_is_for_the_first_kernel_that_does(tmp_path: Path) -> None:
+    rig = Rig(tmp_path)
+    rig.node(0, p.encode(joined(0)))
+    rig.node(0, p.encode(p.Happened([p.Notice("node 0 has come")])))
+
+    def heard(client: bytes, watches: bool = False) -> list[str]:
+        rig.clients.sent.clear()
+        rig.gateway.from_client(client, [p.encode(p.Attach(p.VERSION, client.decode(), None, watches=watches))])
+        rig.turn(0.1)
+        batches = [frames[2] for frames in rig.clients.sent if len(frames) == 3]
+        events = [record.event for batch in batches for record in p.decode_records(batch)]
+        return [event.text for event in events if isinstance(event, p.Notice)]
+
+    assert heard(b"panel", watches=True) == []
+    assert heard(b"kernel") == ["node 0 has come"]
+    assert heard(b"another") == []
+    rig.gateway.close("over")
+
+
 def test_text_and_rich_output_of_a_node_that_fell_silent_are_kept(tmp_path: Path) -> None:
     rig = attached(tmp_path)
     for _ in range(20):

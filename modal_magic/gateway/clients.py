@@ -62,6 +62,7 @@ class Clients:
         self._present: dict[bytes, KnownClient] = {}
         self._away: dict[bytes, KnownClient] = {}
         self._leaving = False
+        self._met = False
 
     def __len__(self) -> int:
         """How many are attached and keep the session: those that only watch do not."""
@@ -117,10 +118,13 @@ class Clients:
             runs = self.runs.to_tell(lambda owner: owner != identity and self._is_there(owner), going)
         client = self._present.pop(identity, None) or self._away.pop(identity, None)
         if client is None:
-            first = self.runs.begun(runs)
+            # What was said while nobody was there to hear it, as of nodes that came first, is for whoever comes first.
+            is_first = not (self._met or request.watches)
+            first = 0 if is_first else self.runs.begun(runs)
             client = KnownClient(first, first, now)
             if request.since is None:
-                client.replay = Replay(newest, {known.run: known.shown for known in runs})
+                client.replay = Replay(0 if is_first else newest, {known.run: known.shown for known in runs})
+        self._met = self._met or not request.watches
         client.heard, client.reachable = now, True
         client.watches, client.fresh = request.watches, True
         client.taken = max(client.taken, request.taken)
