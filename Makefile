@@ -11,7 +11,7 @@ VIEWS := modal_magic/labextension/package.json
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PIP_NO_INPUT = 1
 
-.PHONY: demo test punctual patient beside lab emulator verify-modal lint tools soak bench clean help
+.PHONY: demo test punctual patient beside lab emulator verify-modal verify-restore lint tools soak bench clean help
 
 help: ## say what there is
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ emulator: $(READY) tools ## an emulator of Modal to rehearse against (root, Linu
 
 verify-modal: $(READY) ## with a token: what only Modal itself can confirm (starts containers, which cost); GPU=T4 for GPUs
 	$(BIN)/python -m tests.verify_modal $(if $(GPU),--gpu $(GPU))
+
+verify-restore: $(READY) tools ## with CRIU 4 or newer, as root: containers of the emulator that have the memory of one
+	$(BIN)/python -m pytest tests/verify_restore.py
 
 lint: $(READY) $(VIEWS) ## ruff and mypy, eslint and tsc
 	$(BIN)/ruff check .
