@@ -251,6 +251,15 @@ def test_a_gpu_whose_memory_cannot_be_restored_costs_time_and_is_said_once(
     assert [one["checkpointed"] for one in modal_service.containers("Node")] == [kept]
 
 
+def test_a_container_of_another_session_that_has_arrived_is_known(service: Handle) -> None:
+    from modal_magic.backends.modal_meeting import GATEWAY, Meeting, NodeAt
+
+    for key, node_rank, container in (("ours", 0, "a"), ("theirs", GATEWAY, "b"), ("theirs", 1, "c"), ("ours", 0, "d")):
+        Meeting(key).arrive(node_rank, NodeAt("fdaa::1", container))
+    Meeting("theirs").end("over")
+    assert Meeting("ours").everyones_containers() >= {*"abcd"}
+
+
 @pytest.mark.kernel
 def test_one_node_does_without_a_snapshot_and_without_i6pn_and_with_a_folder_of_the_user(
     modal_book: Notebook, modal_service: Handle, tmp_path: Path

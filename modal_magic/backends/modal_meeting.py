@@ -112,6 +112,14 @@ class Meeting:
                 generation += 1
         return found
 
+    def everyones_containers(self) -> set[str]:
+        """The same for all sessions of this account's environment."""
+        return {
+            msgspec.msgpack.decode(data, type=NodeAt).container
+            for name, data in self._dict.items()
+            if name.rpartition("/")[0].endswith("/node")
+        }
+
     def missing(self, nodes: int) -> list[int]:
         """Which of so many nodes have not arrived yet."""
         return [node_rank for node_rank in range(nodes) if self.get(f"1/node/{node_rank}", NodeAt) is None]

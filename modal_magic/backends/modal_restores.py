@@ -44,7 +44,8 @@ def watch_restores(plan: Plan, app: str, key: str, calls: list[str], done: threa
             missing = meeting.missing(plan.nodes)
             if not missing or meeting.over():
                 return
-            if len(seen - now - meeting.containers()) >= MOST_LOST * len(missing):
+            # Of other sessions on this app containers come and go too, but most of them have arrived before they go.
+            if len(seen - now - meeting.everyones_containers()) >= MOST_LOST * len(missing):
                 _call_anew(plan, meeting, missing, calls, done)
                 return
 
