@@ -151,7 +151,7 @@ def test_two_kernels_share_a_session_and_each_may_interrupt(resources: Resources
         assert first.collect(running, began).error_name == "RunInterrupted"
         assert second.run("%%modal_distributed\nrank").lines == ["[rank 0] 0", "[rank 1] 1"]
         kill(first)
-        until(lambda: "1 kernel attached" in second.run("%modal_status").stdout, 3.0)
+        until(lambda: "1 kernel attached" in second.run("%modal_status").stdout, 10.0)
         second.run("%modal_stop")
 
 
@@ -278,7 +278,7 @@ def test_a_client_that_dies_is_soon_not_counted_any_more(plain: Session) -> None
         Session.attach(plain.name, other)
         assert plain.status().clients == 2
         other.links.close()  # no last word is said
-        until(lambda: plain.status().clients == 1, 2.0)
+        until(lambda: plain.status().clients == 1, 10.0)
 
 
 def test_an_interrupt_of_a_run_that_nobody_knows_is_answered(plain: Session) -> None:

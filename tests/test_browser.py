@@ -16,7 +16,7 @@ from tests.bench.simulated import STEPS, simulate
 from tests.support.browser import TOKEN, Lab, chromium, command, jupyter_lab, open_book, step_of
 from tests.support.eventually import until
 
-pytestmark = [pytest.mark.patient, pytest.mark.browser, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.patient, pytest.mark.browser, pytest.mark.timeout(240)]
 
 LONG = """%%modal_distributed --replicas 4 --backend local --framework none --session {name}
 import math, time, modal_magic
@@ -54,6 +54,7 @@ def page(browser: Browser) -> Iterator[Page]:
     """A fresh page. What its own code complains of fails the test."""
     errors: list[str] = []
     context = browser.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(60_000)
     made = context.new_page()
     made.on("pageerror", lambda error: errors.append(str(error)))
     yield made
@@ -66,7 +67,7 @@ def begin(page: Page, lab: Lab, name: str) -> str:
     book = lab.write(f"{name}.ipynb", "%load_ext modal_magic", LONG.format(name=name))
     open_book(page, lab, book)
     command(page, "notebook:run-all-cells")
-    until(lambda: step_of(page, 3) > 5, 60)
+    until(lambda: step_of(page, 3) > 5)
     return book
 
 
@@ -99,7 +100,7 @@ def test_bars_move_and_go_on_after_a_reload_with_the_kernel_busy(page: Page, lab
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     seen = step_of(page, 0)
     page.reload()
-    until(lambda: step_of(page, 0) > seen + 10, 60)
+    until(lambda: step_of(page, 0) > seen + 10)
     kernel = page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status ?? ''")
     assert kernel != "dead"
     assert moves(page, 2)
@@ -170,7 +171,7 @@ def test_a_failure_is_on_top_and_what_ranks_write_is_text(page: Page, lab: Lab) 
     open_book(page, lab, book)
     command(page, "notebook:run-all-cells")
     alert = page.locator(".jp-OutputArea [role=alert]")
-    alert.wait_for(timeout=60_000)
+    alert.wait_for()
     assert alert.locator(".what").inner_text().startswith("Rank 1 raised ValueError: <script>")
     assert "at cell line 7" in alert.locator(".what").inner_text()
     assert "correct line 7" in alert.inner_text()
@@ -277,7 +278,7 @@ def test_in_notebook_7_the_cell_is_live_and_the_panel_opens(page: Page, lab: Lab
     page.goto(f"{lab.url}/notebooks/{book}?token={TOKEN}")
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel")
     command(page, "notebook:run-all-cells")
-    until(lambda: step_of(page, 3) > 5, 60)
+    until(lambda: step_of(page, 3) > 5)
     assert moves(page, 1)
     command(page, "modal-magic:open")
     panel = page.locator("[id='modal-magic:sessions']")
@@ -309,7 +310,7 @@ def test_the_saved_notebook_tells_the_end_without_our_extension(page: Page, lab:
     source = LONG.format(name="saved").replace("6000", "60")
     open_book(page, lab, lab.write("saved.ipynb", "%load_ext modal_magic", source))
     command(page, "notebook:run-all-cells")
-    until(lambda: page.locator(".jp-OutputArea .row[data-rank='0']").count(), 60)
+    until(lambda: page.locator(".jp-OutputArea .row[data-rank='0']").count())
     until(lambda: "Done" in page.locator(".jp-OutputArea .row[data-rank='0']").inner_text())
     page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
     book = json.loads((lab.folder / "saved.ipynb").read_text())

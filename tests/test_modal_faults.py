@@ -32,7 +32,7 @@ def two(modal_service: Handle, resources: Resources) -> Iterator[Session]:
 
 def results(session: Session, source: str) -> list[str | None]:
     """The value of each rank's last expression, once all ranks are ready."""
-    assert seen(lambda: session.state == "ready", 40), session.state
+    assert seen(lambda: session.state == "ready"), session.state
     done = session.run(source).wait(30)
     return [done.ranks[rank].result for rank in (0, 1)]
 

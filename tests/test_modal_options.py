@@ -363,5 +363,5 @@ def test_nodes_of_a_cluster_have_the_ranks_that_modal_gave_them_and_have_them_ag
                 told.append(session.notices.get(timeout=60))
             assert "node 1 is preempted: its ranks save what they can" in told
             assert (tmp_path / f"1 saved at loss {lost}").exists()
-            assert seen(lambda: session.state == "ready", 60), service.logs()
+            assert seen(lambda: session.state == "ready"), service.logs()
     assert seen(lambda: not service.containers())

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VIEWS = ("modal_magic/labextension/package.json", "modal_magic/labextension/static/style.js")
 WIDGET = ("modal_magic/static/widget.js", "modal_magic/static/widget.css")
 
-pytestmark = [pytest.mark.patient, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.patient
 
 
 @pytest.fixture(scope="module")

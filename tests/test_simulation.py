@@ -27,21 +27,17 @@ PROCESSES = 2
 @pytest.mark.timeout(600)
 def test_whatever_befalls_a_session_what_must_be_true_is() -> None:
     each = SCHEDULES // PROCESSES
-    command = [
-        "nice",
-        "-n",
-        "10",
-        sys.executable,
-        "-m",
-        "tests.simulation",
-        "--count",
-        str(each),
-    ]  # tests that hold promises of time may run beside it
+    # Tests that hold promises of time may run beside it.
+    command = ["nice", "-n", "10", sys.executable, "-m", "tests.simulation", "--count", str(each)]
     players = [
         subprocess.Popen([*command, str(each * number)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         for number in range(PROCESSES)
     ]
-    told = "".join(player.communicate()[0] for player in players)
+    try:
+        told = "".join(player.communicate()[0] for player in players)
+    finally:
+        for player in players:
+            player.kill()
     assert [player.returncode for player in players] == [0] * PROCESSES, told
 
 

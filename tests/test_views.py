@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page
 from tests.support import gallery as g
 from tests.support.browser import ROOT, chromium
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(100)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 AXE = ROOT / "node_modules" / "axe-core" / "axe.min.js"
 LOOK = """() => axe.run(document, {resultTypes: ['violations']}).then(found =>

@@ -11,7 +11,7 @@ import pytest
 from modal_magic.view.widget import VIEW
 from tests.support.notebook import Notebook, notebook
 
-pytestmark = [pytest.mark.patient, pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.patient, pytest.mark.timeout(240)]
 
 LINE = "%%modal_distributed --replicas 2 --backend local --framework none --session pressed"
 
@@ -36,7 +36,7 @@ class Page:
     def until(self, wanted: Any) -> dict[str, Any]:
         """The first message of the kernel that is `wanted`; the cell must not be over before that."""
         while True:
-            message: dict[str, Any] = self.book.client.get_iopub_msg(timeout=30)
+            message: dict[str, Any] = self.book.client.get_iopub_msg(timeout=60)
             if wanted(message):
                 return message
             ours = message["parent_header"].get("msg_id") == self.sent
@@ -74,8 +74,8 @@ def test_buttons_and_logs_work_while_the_cell_runs_and_later_cells_keep_their_or
     assert shown.error_name == "RunInterrupted"
     assert time.monotonic() - began < 50
     # What was waiting behind a cell that failed is not run, by the notebook's own rule, and is answered in its order.
-    replies = [book.client.get_shell_msg(timeout=20) for _ in later]
-    assert [reply["parent_header"]["msg_id"] for reply in replies] == later
+    for each in later:
+        assert book.reply(each)["status"] == "aborted"
     assert book.run("print('goes on')").stdout == "goes on\n"
 
 

@@ -69,7 +69,7 @@ class Lab:
     def ask(self, path: str) -> Any:
         """What a route of the server answers."""
         request = urllib.request.Request(f"{self.url}/{path}", headers={"Authorization": f"token {TOKEN}"})
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
 

@@ -14,7 +14,7 @@ __all__ = ["held", "seen", "until"]
 T = TypeVar("T")
 
 
-def seen(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
+def seen(holds: Callable[[], bool], seconds: float = 60.0) -> bool:
     """Wait until something is so, as another process will have it; say whether it came to be in time."""
     latest = time.monotonic() + seconds
     while not (found := holds()) and time.monotonic() < latest:
@@ -22,7 +22,7 @@ def seen(holds: Callable[[], bool], seconds: float = 30.0) -> bool:
     return found
 
 
-def until(look: Callable[[], T], seconds: float = 30.0) -> T:
+def until(look: Callable[[], T], seconds: float = 60.0) -> T:
     """Wait until there is something to see, and return it. Fails where it does not come to be."""
     latest = time.monotonic() + seconds
     while not (found := look()):

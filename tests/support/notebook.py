@@ -48,12 +48,12 @@ class Notebook:
         """Send a cell without waiting. Returns the id of its message."""
         return str(self.client.execute(source, allow_stdin=False))
 
-    def run(self, source: str, timeout: float = 60.0) -> Shown:
+    def run(self, source: str, timeout: float = 100.0) -> Shown:
         """Run a cell and return what it showed, also when it raised."""
         began = time.monotonic()
         return self.collect(self.send(source), began, timeout)
 
-    def collect(self, sent: str, began: float, timeout: float = 60.0) -> Shown:
+    def collect(self, sent: str, began: float, timeout: float = 100.0) -> Shown:
         """Wait until the kernel is idle after a cell that was sent."""
         shown = Shown()
         while True:
@@ -63,10 +63,17 @@ class Notebook:
             self.take(shown, message, time.monotonic() - began)
             if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
                 shown.seconds = time.monotonic() - began
-                self.client.get_shell_msg(timeout=10)
+                self.reply(sent)
                 return shown
 
-    def wait_for(self, sent: str, text: str, began: float, timeout: float = 60.0) -> Shown:
+    def reply(self, sent: str) -> dict[str, Any]:
+        """What the kernel answers to a cell; older answers that nobody took are passed over."""
+        while True:
+            message: dict[str, Any] = self.client.get_shell_msg(timeout=60)
+            if message["parent_header"].get("msg_id") == sent:
+                return message["content"]
+
+    def wait_for(self, sent: str, text: str, began: float, timeout: float = 100.0) -> Shown:
         """Wait until a cell that was sent has shown this text."""
         shown = Shown()
         while text not in shown.stdout + shown.stderr:
