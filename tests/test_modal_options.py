@@ -251,6 +251,27 @@ def test_a_gpu_whose_memory_cannot_be_restored_costs_time_and_is_said_once(
     assert [one["checkpointed"] for one in modal_service.containers("Node")] == [kept]
 
 
+def test_a_node_that_is_taken_away_comes_back_though_its_gpu_cannot_be_restored(
+    service: Handle, resources: Resources
+) -> None:
+    with Session(resources=resources, backend="modal", framework="none", gpu="T4", snapshot="gpu") as session:
+        session.ready()
+        [first] = service.containers("Node")
+        service.ask("set", settings={"gpu_restore": "crashes"})
+        try:
+            service.ask("interrupt", container=first["id"])
+            told: list[str] = []
+            while not any(text.startswith("node 0 is back, in another container") for text in told):
+                told.append(session.notices.get(timeout=100))
+        finally:
+            service.ask("set", settings={"gpu_restore": "works"})
+        assert "nodes start from a snapshot of the CPU's memory instead" in told[-1]
+        assert seen(lambda: session.state == "ready"), service.logs()
+        assert session.run("rank").wait(30).ranks[0].result == "0"
+        assert service.containers("Node") != [first]
+    assert seen(lambda: not service.containers())
+
+
 def test_a_container_of_another_session_that_has_arrived_is_known(service: Handle) -> None:
     from modal_magic.backends.modal_meeting import GATEWAY, Meeting, NodeAt
 

@@ -16,7 +16,7 @@ import msgspec
 from modal_magic.protocol import Part
 from modal_magic.specs import AgentSpec, GatewaySpec
 
-__all__ = ["GATEWAY", "Calls", "GatewayAt", "Meeting", "NodeAt", "Ticket"]
+__all__ = ["GATEWAY", "Calls", "GatewayAt", "Left", "Meeting", "NodeAt", "Ticket"]
 
 DICT_NAME = "modal-magic"
 GATEWAY = -1
@@ -64,6 +64,12 @@ class Calls(Part):
     gateway: str
     nodes: list[str]
     expected: int
+
+
+class Left(Part):
+    """How often a node has come, whose container is taken away now."""
+
+    generation: int
 
 
 class Meeting:
@@ -120,9 +126,17 @@ class Meeting:
             if name.rpartition("/")[0].endswith("/node")
         }
 
+    def leave(self, node_rank: int, generation: int) -> None:
+        """Write that a node which has come so often goes now, and is to come again."""
+        self.put(f"left/{node_rank}", Left(generation))
+
     def missing(self, nodes: int) -> list[int]:
-        """Which of so many nodes have not arrived yet."""
-        return [node_rank for node_rank in range(nodes) if self.get(f"1/node/{node_rank}", NodeAt) is None]
+        """Which of so many nodes have not arrived yet, or not again since they left."""
+        return [node_rank for node_rank in range(nodes) if not self._is_there(node_rank)]
+
+    def _is_there(self, node_rank: int) -> bool:
+        left = self.get(f"left/{node_rank}", Left)
+        return self.get(f"{left.generation + 1 if left is not None else 1}/node/{node_rank}", NodeAt) is not None
 
     def end(self, reason: str) -> None:
         """The session is over. Its keys are forgotten, and a container that comes late will know."""

@@ -20,6 +20,7 @@ import msgspec
 
 from modal_magic.backends.modal_gateway import LOOPBACK, container, i6pn_address, own_gateway
 from modal_magic.backends.modal_meeting import GatewayAt, Meeting, NodeAt, Ticket
+from modal_magic.backends.modal_trouble import TROUBLE
 from modal_magic.backends.modal_volumes import commit_all, offered
 from modal_magic.backends.zygotes import Zygote, await_ready, spawn
 from modal_magic.errors import SessionError
@@ -168,8 +169,10 @@ def serve_node(
         except BaseException as error:
             preempted = isinstance(error, KeyboardInterrupt)
             why, grace = ("preempted", GRACE_SECONDS) if preempted else ("cancelled", 0.0)
-            with contextlib.suppress(SessionError, subprocess.TimeoutExpired):
+            with contextlib.suppress(SessionError, subprocess.TimeoutExpired, *TROUBLE):
                 zygote.tell(EndNode(why, grace))
+                if preempted:
+                    meeting.leave(node_rank, generation)
                 zygote.process.wait(LEAVE_SECONDS + grace)
             raise
     commit_all(ticket.volumes)  # Modal does it at the end of a container, which may be kept for another session
