@@ -34,6 +34,8 @@ LATE_SECONDS = 0.8
 """So long before control must be back a rank that is not is late; one that was interrupted is about to be killed."""
 DROPPED_SECONDS = 30.0
 """After so long a short cell that was interrupted at any moment has been dropped by the kernel."""
+STUCK_SECONDS = 30.0
+"""A cell that nothing befell is over long before that."""
 CHECK = """%%modal_distributed
 import torch, torch.distributed as dist
 number = torch.tensor([float(10 ** rank)])
@@ -86,7 +88,7 @@ class Chaos:
         self.token = os.urandom(4).hex()
         options = f"--replicas {NODES} --nproc-per-node {RANKS // NODES} --backend local"
         register = REGISTER.format(folder=self.folder)
-        self.must_end_well(self.book.run(SET_UP.format(options=options, token=self.token, register=register)))
+        self.must_end_well(SET_UP.format(options=options, token=self.token, register=register))
 
     def parts(self) -> Parts:
         """Who is who at the moment."""
@@ -123,7 +125,7 @@ class Chaos:
         for part in stopped:
             os.kill(parts.pids[part], signal.SIGCONT)
         if stopped:
-            self.must_end_well(self.book.run(READY))
+            self.must_end_well(READY)
         try:
             self.check(fault)
         except Wrong as wrong:
@@ -160,7 +162,7 @@ class Chaos:
 
     def check(self, fault: Fault) -> None:
         """The next cell works, on all ranks; who has not been lost has kept what it had; a model trains on."""
-        shown = self.must_end_well(self.book.run(CHECK))
+        shown = self.must_end_well(CHECK)
         wanted = sorted(
             f"[rank {rank}] sum {1111} token {None if rank in fault.lost else self.token}" for rank in range(RANKS)
         )
@@ -169,26 +171,31 @@ class Chaos:
             raise Wrong(f"the next cell says {said}, and not {wanted}")
         if fault.lost:
             self.set_up()
-        shown = self.must_end_well(self.book.run(TRAIN))
+        shown = self.must_end_well(TRAIN)
         if len(re.findall(r"gradients \[5\.0\]", shown.stdout)) != RANKS:
             raise Wrong(f"a model trains wrongly: {shown.stdout}")
 
     def begin_anew(self, fault: Fault, parts: Parts) -> None:
         """Ranks that are left have kept what they had; with the session all its processes end; another one works."""
         if fault.left:
-            shown = self.must_end_well(self.book.run(REST.format(ranks=",".join(map(str, fault.left)))))
+            shown = self.must_end_well(REST.format(ranks=",".join(map(str, fault.left))))
             wanted = [f"[rank {rank}] token {self.token}" for rank in fault.left]
             if [line for line in shown.lines if line.startswith("[rank")] != wanted:
                 raise Wrong(f"those that are left say {shown.lines}, and not {wanted}")
-            self.must_end_well(self.book.run("%modal_stop"))
+            self.must_end_well("%modal_stop")
         if not gone(list(parts.pids.values())):
             raise Wrong(f"of the processes {parts.pids} some are still there")
         self.agents = []
         self.set_up()
         self.check(Fault("none", "", ()))
 
-    def must_end_well(self, shown: Shown) -> Shown:
-        """What a cell showed that nothing befell."""
+    def must_end_well(self, source: str) -> Shown:
+        """What a cell shows that nothing befalls. Where it takes long, all ranks say where they are."""
+        try:
+            with watching(self.folder, STUCK_SECONDS, report):
+                shown = self.book.run(source)
+        except queue.Empty:
+            raise Wrong(f"a cell that nothing befell did not end: {source}") from None
         if shown.error:
             raise Wrong(f"a cell that nothing befell ended with {shown.error_name}: {shown.error}\n{shown.stderr}")
         return shown
