@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +50,36 @@ def found(session: Session, wanted: Callable[[list[p.RankStack]], bool]) -> list
     while not wanted(stacks := session.stacks()):
         assert time.monotonic() < until, stacks
     return stacks
+
+
+COLLECTED = """
+import faulthandler, gc, itertools, os, threading, time
+from modal_magic.frameworks.plain import Plain
+from modal_magic.node.stacks import Sampler
+
+class Slow:
+    def __init__(self):
+        self.itself = self  # so it is the collector's
+    def __del__(self):
+        time.sleep(0.001)  # others run Python meanwhile
+
+def look():
+    sampler = Sampler(Plain(None), threading.main_thread().ident)
+    for number in itertools.count():
+        gc.set_threshold(1 + number % 40)
+        Slow()
+        sampler.take("", 0)
+
+faulthandler.dump_traceback_later(30, exit=True)
+threading.Thread(target=look, daemon=True).start()
+until = time.monotonic() + 2
+while time.monotonic() < until:
+    other = threading.Thread(target=int)
+    other.start()
+    other.join()
+os._exit(0)
+"""
+"""A thread that is looked at starts others while what the look has made is collected."""
 
 
 def lines(*numbers: int) -> Callable[[list[p.RankStack]], bool]:
@@ -145,6 +177,11 @@ def test_a_rank_that_holds_the_gil_is_told_of_in_time(session: Session) -> None:
     assert time.monotonic() - began < 0.2
     run.wait(30)
     assert found(session, lambda stacks: not stacks[3].silent)[3].state == "done"
+
+
+def test_a_look_at_a_rank_stops_nothing_though_garbage_is_collected_meanwhile() -> None:
+    done = subprocess.run([sys.executable, "-c", COLLECTED], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_stopped_rank_is_told_of_as_stopped(session: Session) -> None:

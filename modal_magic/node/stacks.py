@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import sys
@@ -76,10 +77,25 @@ def _processor_seconds(thread: int) -> float:
         return time.monotonic()
 
 
+def _frame_of(thread: int) -> FrameType | None:
+    """The innermost frame of a thread.
+
+    Nothing is collected meanwhile: before Python 3.11.9 that happened while the lock of all threads was held, which a
+    thread that a finalizer had let run then waited for, and this one for it (python/cpython#106883).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return sys._current_frames().get(thread)
+    finally:
+        if collects:
+            gc.enable()
+
+
 def _stack(thread: int) -> Iterator[tuple[FrameType, int]]:
     """The frames of a thread with their lines, outermost first, and what a cell's `await` waits in."""
     frames: list[FrameType] = []
-    frame = sys._current_frames().get(thread)
+    frame = _frame_of(thread)
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back
