@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from modal_magic.backends.local import LocalBackend
 from modal_magic.sessions.resources import Resources
@@ -29,8 +30,13 @@ for session in list(get_ipython().magics_manager.registry["ModalMagics"].session
 
 
 def pytest_configure() -> None:
-    """Hear interrupts, and have children hear them, also where a shell has started the tests in its background."""
+    """Hear interrupts, and have children hear them, also where a shell has started the tests in its background.
+
+    What hypothesis tries may take long on a machine that does other things too.
+    """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("unhurried")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -123,7 +129,7 @@ def shared_session(long_session: Session, resources: Resources, runtime_folder: 
     until = time.monotonic() + 10
     while len(left := crowd(resources, runtime_folder)) > before and time.monotonic() < until:
         time.sleep(0.05)
-    assert len(left) == before, f"there were {before} processes, and now:\n{described(left)}"
+    assert len(left) <= before, f"there were {before} processes, and now:\n{described(left)}"
     assert set(threading.enumerate()) <= threads
 
 

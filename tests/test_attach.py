@@ -265,6 +265,7 @@ def test_limits_that_make_no_sense_are_refused_before_anything_is_sent(plain: Se
 
 def test_any_client_may_interrupt_a_run(plain: Session) -> None:
     run = plain.run("import time; time.sleep(1000)")
+    until(lambda: run.status == "running")
     with resources_of_its_own() as other:
         [found] = Session.attach(plain.name, other).unseen()
         found.interrupt()

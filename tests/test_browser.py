@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page
@@ -21,14 +22,14 @@ pytestmark = [pytest.mark.patient, pytest.mark.browser, pytest.mark.timeout(240)
 LONG = """%%modal_distributed --replicas 4 --backend local --framework none --session {name}
 import math, time, modal_magic
 from tqdm import tqdm
-for step in tqdm(range(6000)):
+for step in tqdm(range(12000)):
     time.sleep(0.02)
-    modal_magic.report(step=step, total=6000, loss=3 * math.exp(-step / 300) + 0.1 * rank)"""
+    modal_magic.report(step=step, total=12000, loss=3 * math.exp(-step / 300) + 0.1 * rank)"""
 HOSTILE = "<script>window.hit = 1</script><img src=x onerror='window.hit = 1'>\\x1b]0;title\\x07\\x1b[2J"
 FAILING = f"""%%modal_distributed --replicas 2 --backend local --framework none --session failing
-import time, modal_magic
+import os, time, modal_magic
 for step in modal_magic.progress(range(100)):
-    time.sleep(0.01)
+    while step == 50 and not os.path.exists("go"): time.sleep(0.02)
     print("{HOSTILE}")
     if step == 50 and rank == 1:
         raise ValueError("{HOSTILE}")"""
@@ -170,13 +171,15 @@ def test_a_failure_is_on_top_and_what_ranks_write_is_text(page: Page, lab: Lab) 
     book = lab.write("failing.ipynb", "%load_ext modal_magic", FAILING)
     open_book(page, lab, book)
     command(page, "notebook:run-all-cells")
+    until(lambda: state(lab, "failing") == "running")
+    (lab.folder / "go").touch()
     alert = page.locator(".jp-OutputArea [role=alert]")
     alert.wait_for()
     assert alert.locator(".what").inner_text().startswith("Rank 1 raised ValueError: <script>")
     assert "at cell line 7" in alert.locator(".what").inner_text()
     assert "correct line 7" in alert.inner_text()
     row = page.locator(".jp-OutputArea .row[data-rank='1']")
-    assert "Failed" in row.inner_text()
+    until(lambda: "Failed" in row.inner_text())
     row.click()
     lines = page.locator(".jp-OutputArea .lines .ll")
     until(lambda: lines.count() > 10)
@@ -292,7 +295,7 @@ def test_64_ranks_are_a_grid_and_a_list_in_the_panel(page: Page, lab: Lab) -> No
     page.goto(f"{lab.url}/lab/workspaces/crowd?token={TOKEN}")
     page.wait_for_function("() => window.jupyterapp?.shell.currentWidget")
     with simulate(8, 8) as session:
-        run = session.run(f"{STEPS}20")
+        run = session.run(f"{STEPS}60")
         command(page, "modal-magic:open")
         panel = page.locator("[id='modal-magic:sessions']")
         panel.get_by_role("row", name=session.name).click()
@@ -303,17 +306,22 @@ def test_64_ranks_are_a_grid_and_a_list_in_the_panel(page: Page, lab: Lab) -> No
         panel.get_by_role("button", name="Insert into notebook").click()
         panel.get_by_text("No notebook is open to write this into: %modal_distributed").wait_for()
         until(lambda: panel.locator(".chart path.band").count())
-        run.wait(60)
+        run.wait(120)
 
 
 def test_the_saved_notebook_tells_the_end_without_our_extension(page: Page, lab: Lab) -> None:
-    source = LONG.format(name="saved").replace("6000", "60")
+    source = LONG.format(name="saved").replace("12000", "60")
     open_book(page, lab, lab.write("saved.ipynb", "%load_ext modal_magic", source))
     command(page, "notebook:run-all-cells")
     until(lambda: page.locator(".jp-OutputArea .row[data-rank='0']").count())
     until(lambda: "Done" in page.locator(".jp-OutputArea .row[data-rank='0']").inner_text())
-    page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
-    book = json.loads((lab.folder / "saved.ipynb").read_text())
+
+    def saved() -> Any:
+        page.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+        book = json.loads((lab.folder / "saved.ipynb").read_text())
+        return book if "4 of 4 ranks finished" in json.dumps(book) else None
+
+    book = until(saved)
     (output,) = [output for output in book["cells"][1]["outputs"] if output["output_type"] == "display_data"]
     assert "4 of 4 ranks finished" in "".join(output["data"]["text/html"])
     assert "60 / 60" in "".join(output["data"]["text/plain"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -87,7 +88,8 @@ def complete_in_kernel() -> Iterator[Callable[[str, int], tuple[list[str], str]]
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import KernelManager
 
-    manager = KernelManager()
+    folder = tempfile.TemporaryDirectory(prefix="kernel-")
+    manager = KernelManager(transport="ipc", ip=f"{folder.name}/ipc")
     command = [sys.executable, "-m", "ipykernel", "-f", "{connection_file}"]
     manager._kernel_spec = KernelSpec(argv=command, display_name="test", language="python")
     manager.start_kernel()
@@ -106,6 +108,8 @@ def complete_in_kernel() -> Iterator[Callable[[str, int], tuple[list[str], str]]
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
+        manager.cleanup_resources()
+        folder.cleanup()
 
 
 @pytest.mark.kernel

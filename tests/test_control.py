@@ -55,7 +55,7 @@ def interrupted(book: Notebook, body: str, times: int = 1) -> tuple[Shown, float
     while shown.stdout.count("begun") < 4 and "[ranks 0-3] begun" not in shown.stdout:
         for _, _, text in book.wait_for(sent, "begun", began).at:
             shown.stdout += text
-    time.sleep(0.2)  # from the print into the call
+    time.sleep(0.5)  # from the print into the call
     asked = time.monotonic()
     for _ in range(times):
         book.manager.interrupt_kernel()
@@ -70,7 +70,8 @@ def check_that_all_goes_on(book: Notebook) -> None:
 @pytest.mark.parametrize("name", COLLECTIVES)
 def test_a_rank_that_raises_frees_those_that_wait_for_it(book: Notebook, name: str) -> None:
     book.run(BEFORE)
-    source = f"if rank == 1:\n    print('at', flush=True)\n    raise ValueError('it was me')\n{COLLECTIVES[name]}"
+    raising = "time.sleep(0.5); print('at', flush=True)\n    raise ValueError('it was me')"
+    source = f"if rank == 1:\n    {raising}\n{COLLECTIVES[name]}"
     shown = book.run(FOUR + source)
     assert shown.error.startswith("rank 1 raised ValueError: it was me at cell line 4."), shown.error
     assert re.search(rf"[Rr]anks 0,2-3 were interrupted in {re.escape(name)} at cell line 5\.", shown.error), (
@@ -83,7 +84,9 @@ def test_a_rank_that_raises_frees_those_that_wait_for_it(book: Notebook, name: s
 
 def test_a_rank_that_raises_before_it_leaves_the_group_does_no_harm(book: Notebook) -> None:
     book.run(BEFORE)
-    shown = book.run(FOUR + "if rank == 1: raise ValueError('it was me')\ndist.destroy_process_group()")
+    shown = book.run(
+        FOUR + "if rank == 1: time.sleep(0.5); raise ValueError('it was me')\ndist.destroy_process_group()"
+    )
     assert shown.error == "rank 1 raised ValueError: it was me at cell line 2. Variables are kept on all ranks."
     check_that_all_goes_on(book)
 

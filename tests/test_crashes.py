@@ -20,8 +20,8 @@ exec(compile(sys.argv[2], "Cell In[3]", "exec"))
 """
 ABORT_ELSEWHERE = """
 library, thread = ctypes.CDLL(None), ctypes.c_ulong()
-library.pthread_create(ctypes.byref(thread), None, ctypes.cast(library.abort, ctypes.c_void_p), None)
-time.sleep(60)
+abort = ctypes.cast(library.abort, ctypes.c_void_p)
+library.pthread_create(ctypes.byref(thread), None, abort, None); time.sleep(60)
 """
 
 

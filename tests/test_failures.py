@@ -36,18 +36,21 @@ def test_the_traceback_names_the_cell_as_the_notebook_numbers_it(fresh_book: Not
 
 
 def test_equal_tracebacks_of_several_ranks_are_shown_once(book: Notebook) -> None:
-    text = plain(book.run(FOUR + "if rank: undefined_name").traceback)
+    text = plain(book.run(FOUR + "import torch.distributed as dist; dist.barrier()\nif rank: undefined_name").traceback)
     assert text.count("NameError                ") == 1
     assert "[ranks 1-3]" in text and "ranks 1-3 raised NameError" in text
 
 
 def test_a_rank_that_raises_before_a_collective_is_blamed_and_the_others_are_free(book: Notebook) -> None:
     book.run(FOUR + "precious = rank" + ALL_REDUCE)
-    shown = book.run(FOUR + "if rank == 1: raise ValueError('it was me')\ndist.all_reduce(torch.ones(1))\n")
+    shown = book.run(
+        FOUR
+        + "if rank == 1: import time; time.sleep(0.5); raise ValueError('it was me')\ndist.all_reduce(torch.ones(1))\n"
+    )
     assert shown.error.startswith("rank 1 raised ValueError: it was me at cell line 2.")
     assert re.search(r"[Rr]anks 0,2-3 were interrupted in all_reduce at cell line 3", shown.error)
     assert "Connection" not in shown.error
-    assert shown.seconds < 2
+    assert shown.seconds < 2.5
     after = book.run("%%modal_distributed\nprint(precious)" + ALL_REDUCE)
     assert after.lines == sorted([f"[rank {rank}] {rank}" for rank in range(4)] + [f"[rank {r}] 4" for r in range(4)])
 
@@ -81,7 +84,7 @@ much = torch.ones(8_000_000)
 dist.barrier()
 if rank == 2:
     works = [dist.irecv(torch.empty_like(much), source) for source in (0, 1, 3)]
-    subprocess.Popen(f"sleep 0.5; kill -KILL {os.getpid()}", shell=True, start_new_session=True)
+    subprocess.Popen(f"sleep 1.5; kill -KILL {os.getpid()}", shell=True, start_new_session=True)
     os.kill(os.getpid(), signal.SIGSTOP)  # it takes no more of what is on its way
 else:
     time.sleep(0.2)
@@ -109,7 +112,7 @@ def test_a_rank_that_is_stuck_as_the_group_is_formed_anew_does_not_keep_the_othe
 def test_what_the_network_says_of_a_dead_rank_is_one_sentence_with_the_collective(book: Notebook) -> None:
     book.run(FOUR + "import os, signal, time, torch, torch.distributed as dist")
     shown = book.run(
-        "%%modal_distributed\nif rank == 1:\n    time.sleep(0.3); os.kill(os.getpid(), signal.SIGKILL)\ndist.barrier()"
+        "%%modal_distributed\nif rank == 1:\n    time.sleep(1); os.kill(os.getpid(), signal.SIGKILL)\ndist.barrier()"
     )
     assert re.fullmatch(
         r"rank 1 was killed by SIGKILL\.( Ranks? [0-3,-]+ (lost (its|their) connection|(was|were) interrupted) in "
@@ -120,20 +123,22 @@ def test_what_the_network_says_of_a_dead_rank_is_one_sentence_with_the_collectiv
 
 def test_a_rank_that_leaves_with_a_code_is_named_and_the_others_are_free(book: Notebook) -> None:
     book.run(FOUR + "precious = rank\nimport torch, torch.distributed as dist")
-    shown = book.run("%%modal_distributed\nimport sys\nif rank == 2:\n    sys.exit(1)\ndist.barrier()")
+    shown = book.run(
+        "%%modal_distributed\nimport sys\nif rank == 2:\n    import time; time.sleep(0.5); sys.exit(1)\ndist.barrier()"
+    )
     assert shown.error == (
         "rank 2 ended with sys.exit(1) at cell line 4. Ranks 0-1,3 were interrupted in barrier at cell line 5. "
         "Variables are kept on all ranks."
     )
     assert plain(shown.traceback) == f"RankFailed: {shown.error}"
-    assert shown.seconds < 2
+    assert shown.seconds < 2.5
     assert "[rank 2] 2" in book.run("%%modal_distributed\nprint(precious)").lines
 
 
 def test_a_rank_that_was_started_anew_says_so_when_it_misses_a_name(book: Notebook) -> None:
     book.run(FOUR + "precious = rank")
     assert "ranks 2-3 started anew" in book.run("%modal_restart --rank 2-3").stdout
-    shown = book.run("%%modal_distributed\nprint(precious)")
+    shown = book.run("%%modal_distributed\nimport torch.distributed as dist; dist.barrier(); print(precious)")
     assert shown.lines == ["[rank 0] 0", "[rank 1] 1"]
     assert shown.error.startswith(
         "ranks 2-3 raised NameError: name 'precious' is not defined (the rank was started anew, and lost what it had "
@@ -141,7 +146,10 @@ def test_a_rank_that_was_started_anew_says_so_when_it_misses_a_name(book: Notebo
     )
     assert book.run("%%modal_distributed" + ALL_REDUCE).lines == [f"[rank {rank}] 4" for rank in range(4)]
     assert "4 fresh ranks" in book.run("%modal_restart").stdout
-    assert "ranks 0-3 raised NameError" in book.run("%%modal_distributed\nprint(precious)").error
+    assert (
+        "ranks 0-3 raised NameError"
+        in book.run("%%modal_distributed\nimport torch.distributed as dist; dist.barrier(); print(precious)").error
+    )
     book.run("mine = 1")
     shown = book.run("%%modal_distributed\nprint(mine)")
     hint = "The notebook has `mine`, its ranks do not: define it in a %%modal_distributed cell."
@@ -194,14 +202,15 @@ def test_the_cell_after_a_failure_needs_no_restart(book: Notebook) -> None:
 
 def test_a_failure_is_told_while_the_others_are_still_being_freed(book: Notebook) -> None:
     source = (
-        "import ctypes, time\nif rank == 1:\n    print('at', flush=True)\n    raise ValueError('it was me')\n"
+        "import ctypes, time, torch.distributed as dist; dist.barrier(); time.sleep(rank == 1)\n"
+        "if rank == 1:\n    print('at', flush=True)\n    raise ValueError('it was me')\n"
         "ctypes.PyDLL(None).sleep(1000)"  # holds the GIL: it must be killed
     )
     book.run(FOUR + "precious = rank")
     shown = book.run(FOUR + source)
     told = "rank 1 raised ValueError: it was me at cell line 5. Freeing ranks 0,2-3."
-    assert shown.when(told) - shown.when("[rank 1] at") < 0.5
-    assert shown.seconds < 4
+    assert shown.when(told) - shown.when("[rank 1] at") < 2
+    assert shown.seconds < 6
     assert shown.error.startswith("rank 1 raised ValueError: it was me at cell line 5.")
     assert "Ranks 0,2-3 are started again without variables; rank 1 keeps its own" in shown.error
     assert "[rank 1] 1" in book.run(FOUR + "print(globals().get('precious'))").lines

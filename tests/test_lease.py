@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -33,33 +34,33 @@ def closing(session: Session) -> str:
 
 
 def test_an_idle_session_warns_and_ends_though_a_kernel_is_attached(resources: Resources, nothing_left: None) -> None:
-    session = Session(resources=resources, backend="local", framework="none", idle=1.2)
+    session = Session(resources=resources, backend="local", framework="none", idle=6)
     pids = everyone(session)
     session.run("pass").wait(30)
     left = session.status().idle_left
-    assert left is not None and 0 < left <= 1.2
+    assert left is not None and 0 < left <= 6
     told = session.notices.get(timeout=10)
-    assert told == "this session ends in 0.2s unless a cell runs: it had none for 1s (--idle 1.2s)"
-    assert "it had no run for 1.2s (--idle)" in closing(session)
+    assert told == "this session ends in 1s unless a cell runs: it had none for 5s (--idle 6s)"
+    assert "it had no run for 6s (--idle)" in closing(session)
     assert gone(pids)
     assert session.name not in registry.names()
     session.stop()
 
 
 def test_no_idle_time_passes_during_a_run(resources: Resources, nothing_left: None) -> None:
-    with Session(resources=resources, backend="local", framework="none", idle=0.5) as session:
-        run = session.run("import time; time.sleep(2); 'over'")
+    with Session(resources=resources, backend="local", framework="none", idle=3) as session:
+        run = session.run("import time; time.sleep(5); 'over'")
         assert session.status().idle_left is None
         assert run.wait(30).ranks[0].result == "'over'"
 
 
 def test_the_longest_life_ends_a_session_that_is_busy(resources: Resources, nothing_left: None) -> None:
-    session = Session(resources=resources, backend="local", framework="none", max_lifetime=3)
+    session = Session(resources=resources, backend="local", framework="none", max_lifetime=10)
     pids = everyone(session)
     run = session.run("import time; time.sleep(1000)")
     left = session.status().lifetime_left
-    assert left is not None and 0 < left <= 3
-    with pytest.raises(SessionClosed, match=r"its longest time to live, 3s, is over \(--max-lifetime\)"):
+    assert left is not None and 0 < left <= 10
+    with pytest.raises(SessionClosed, match=r"its longest time to live, 10s, is over \(--max-lifetime\)"):
         run.wait(30)
     assert gone(pids)
     session.stop()
@@ -79,12 +80,12 @@ def test_whatever_ends_a_kernel_nothing_is_left_after_the_lease(runtime_folder: 
     before = {process.pid for process in ours(str(runtime_folder))}
     with notebook() as book:
         book.run("%load_ext modal_magic")
-        book.run("%%modal_distributed --replicas 2 --backend local --lease 2s --session brief\nkept = 1")
+        book.run("%%modal_distributed --replicas 2 --backend local --lease 8s --session brief\nkept = 1")
         book.send(LEAVING[how])
         assert gone([book.manager.provisioner.pid])  # type: ignore[union-attr]
         assert "brief" in registry.names()  # it outlives its kernel
         left = [process.pid for process in ours(str(runtime_folder)) if process.pid not in before]
-        assert gone(left, seconds=20)
+        assert gone(left)
         assert not registry.folder_of("brief").exists()
 
 
@@ -112,7 +113,8 @@ def test_one_worker_that_is_left_alone_of_a_session_ends_with_all_that_it_starte
     its_own = [kept.pid, *(child.pid for child in kept.children())]
     assert len(its_own) == 2
     for pid in [kernel.pid, *(pid for pid in pids if pid not in its_own)]:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # who has lost his zygote may have ended already
+            os.kill(pid, signal.SIGKILL)
     assert gone([kernel.pid, *pids])
     kernel.wait()
     kernel.stdin.close()

@@ -200,11 +200,11 @@ def test_an_interrupt_while_an_image_is_built_or_containers_are_queued_leaves_no
         assert seen(lambda: len(modal_service.ask("queued")) == 2)
         modal_book.manager.interrupt_kernel()
         assert modal_book.collect(sent, began).error_name == "KeyboardInterrupt"
-        assert modal_service.ask("queued") == {}
+        assert seen(lambda: modal_service.ask("queued") == {})
     finally:
         modal_service.ask("set", settings={"held": {}})
     with modal_service.reached():
-        assert not [key for key in entries() if key.endswith("/ticket")]
+        assert seen(lambda: not [key for key in entries() if key.endswith("/ticket")])
 
 
 def test_an_interrupt_just_as_a_session_is_up_leaves_nothing(

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from modal_magic import Session, SessionError, registry
@@ -172,4 +173,9 @@ def whole(session: Session) -> bool:
 
 def bridges(folder: Path) -> list[int]:
     """The bridges of sessions in this folder, by their process ids."""
-    return [one.pid for one in ours(str(folder)) if "modal_magic.backends.modal_bridge" in one.cmdline()]
+    found = []
+    for one in ours(str(folder)):
+        with suppress(psutil.NoSuchProcess):
+            if "modal_magic.backends.modal_bridge" in one.cmdline():
+                found.append(one.pid)
+    return found

@@ -169,8 +169,15 @@ def test_what_a_token_may_not_and_a_workspace_has_no_more_of_is_said(
 def test_a_service_that_cannot_be_reached_is_said_at_once(
     resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        closed = taken.getsockname()[1]
+    with (
+        socket.socket() as silent
+    ):  # bound, and it never listens: who connects is refused, and nobody else gets the port
+        silent.bind(("127.0.0.1", 0))
+        refuse(silent.getsockname()[1], resources, monkeypatch)
+
+
+def refuse(closed: int, resources: Resources, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sessions where Modal's port is closed."""
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -222,8 +229,8 @@ def test_nodes_that_stay_in_the_queue_are_named_and_nothing_goes_on(
 ) -> None:
     modal_service.ask("set", settings={"held": {"Node": modal_service.ask("started", name="Node") + 1}})
     try:
-        shown = modal_book.run("%%modal_distributed --replicas 2 --backend modal --startup-timeout 12s\npass")
-        assert re.search(r"nodes? (0|1|0-1) of 2 (is|are) still queued after 12 s", shown.error)
+        shown = modal_book.run("%%modal_distributed --replicas 2 --backend modal --startup-timeout 40s\npass")
+        assert re.search(r"nodes? (0|1|0-1) of 2 (is|are) still queued after 40 s", shown.error)
         assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
     finally:
         modal_service.ask("set", settings={"held": {}})

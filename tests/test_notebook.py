@@ -24,7 +24,7 @@ def test_the_digits_notebook_trains_on_four_ranks_and_leaves_nothing(runtime_fol
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=220,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -40,7 +40,7 @@ def test_the_digits_notebook_trains_on_four_ranks_and_leaves_nothing(runtime_fol
 def test_the_progress_notebook_ends_in_tables_of_its_ranks(runtime_folder: Path) -> None:
     before = {process.pid for process in ours(str(runtime_folder))}
     command = [sys.executable, "notebooks/execute.py", "notebooks/03_progress.ipynb"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=220, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "it/s]" not in done.stdout + done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith(("0 done", "1 done"))] == [
@@ -57,5 +57,5 @@ def test_a_notebook_that_fails_ends_in_an_error(runtime_folder: Path, tmp_path: 
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")])
     nbformat.write(notebook, tmp_path / "fails.ipynb")
     command = [sys.executable, "notebooks/execute.py", str(tmp_path / "fails.ipynb")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=220, check=False)
     assert done.returncode == 1 and "ZeroDivisionError" in done.stderr

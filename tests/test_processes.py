@@ -314,7 +314,7 @@ def test_a_lease_that_is_over_ends_the_session_and_leaves_nothing(resources: Res
 def test_no_lease_runs_out_while_a_run_goes_on(resources: Resources, nothing_left: None) -> None:
     session = Session(resources=resources, backend="local", framework="none", lease=0.5)
     name = session.name
-    session.run("import time; time.sleep(3); kept = 'still here'")
+    session.run("import time; time.sleep(8); kept = 'still here'")
     assert session.status().lease_left is None
     session.detach()
     threading.Event().wait(1.5)  # three leases

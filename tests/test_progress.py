@@ -225,7 +225,7 @@ WAYS = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_bar_is_told_and_writes_nothing(ranks: Session, way: str) -> None:
-    run = ranks.run(f"import time\n{WAYS[way]}\nfor _ in bar:\n    time.sleep(0.01)\nprint('after')")
+    run = ranks.run(f"import time\n{WAYS[way]}\nfor _ in bar:\n    time.sleep(0.04)\nprint('after')")
     events = told(run)
     assert [event.current for event in events] == sorted(event.current for event in events)
     assert len({event.current for event in events}) > 2, "it moves while the loop goes on"

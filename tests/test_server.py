@@ -174,8 +174,12 @@ async def test_a_run_is_seen_as_it_goes_on_and_interrupted(served: Session, jp_f
     assert all(row["line"] == 3 and row["memory"] > 10_000_000 for row in shot["ranks"])
     log = await get(jp_fetch, "sessions", "served", "log", rank="1")
     assert [(rank, stream, text) for _, _, rank, stream, text in log["lines"]] == [(1, "stdout", "<b>hello")]
-    stacks = json.loads((await post(jp_fetch, "sessions", "served", "stacks")).body)
-    assert {rank: taken["line"] for rank, taken in stacks.items()} == {"0": 3, "1": 3}
+
+    async def at_line_3() -> Any:  # a rank that is busy may not answer in time
+        stacks = json.loads((await post(jp_fetch, "sessions", "served", "stacks")).body)
+        return {rank: taken["line"] for rank, taken in stacks.items()} == {"0": 3, "1": 3}
+
+    await until(at_line_3)
     assert await get(jp_fetch, "sessions", "served", "band", metric="none") == {
         "steps": [],
         "low": [],
@@ -325,8 +329,8 @@ async def test_gateways_that_do_not_answer_keep_nobody_waiting(
         async def there() -> Any:
             return await get(jp_fetch, "sessions")
 
-        assert list(await asyncio.wait_for(until(there), ATTACH_SECONDS / 2)) == ["served"]
-        async with asyncio.timeout(ATTACH_SECONDS / 2):
+        assert list(await asyncio.wait_for(until(there), ATTACH_SECONDS)) == ["served"]
+        async with asyncio.timeout(ATTACH_SECONDS):
             for _ in range(3):
                 assert list(await there()) == ["served"]
                 await asyncio.sleep(LOOK_SECONDS)

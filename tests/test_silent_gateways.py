@@ -16,6 +16,7 @@ from modal_magic.errors import GatewayBusy, GatewayLost
 from modal_magic.sessions.resources import Resources
 from tests.support.clients import plain, resources_of_its_own
 from tests.support.eventually import held, until
+from tests.support.processes import end
 
 __all__ = ["plain"]
 
@@ -87,8 +88,7 @@ def test_what_is_left_of_a_dead_session_is_known_at_once(resources: Resources, n
     session = Session(resources=resources, session="dead", backend="local", framework="none").ready()
     zygote = psutil.Process(session.connection.pid).parent()
     assert zygote is not None
-    for process in (zygote, *zygote.children(recursive=True)):  # nobody is left who could tidy
-        process.kill()
+    end([zygote, *zygote.children(recursive=True)])  # nobody is left who could tidy
     until(lambda: session.closed)
     began = time.monotonic()
     with pytest.raises(GatewayLost, match="but not its log"):

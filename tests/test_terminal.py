@@ -29,7 +29,7 @@ def test_the_end_of_a_run_is_told_after_any_cell_and_the_session_ends_with_ipyth
     before = {process.pid for process in ours(str(runtime_folder))}
     done = subprocess.run(
         [sys.executable, "-m", "IPython", "--simple-prompt", "--colors=NoColor", "--no-banner"],
-        input=SCRIPT, capture_output=True, text=True, timeout=100, env={**os.environ, "TERM": "dumb"},
+        input=SCRIPT, capture_output=True, text=True, timeout=220, env={**os.environ, "TERM": "dumb"},
     )  # fmt: skip
     assert "same True" in done.stdout
     assert "{0: '41'}" in done.stdout

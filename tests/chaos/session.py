@@ -137,7 +137,9 @@ class Chaos:
         at = began
         sent = self.book.send(fault.cell)
         if fault.waits_for_begin and (fault.hits or fault.interrupt is not None):
-            self.book.wait_for(sent, "begun", began)
+            told = ""
+            while told.count("begun") < RANKS:
+                told += self.book.wait_for(sent, "begun", began).stdout
             at = time.monotonic()
         if fault.interrupt is not None:
             time.sleep(fault.interrupt)

@@ -218,9 +218,9 @@ def test_an_error_after_which_the_cell_goes_on_is_shown(ranks: Session) -> None:
 def test_a_script_that_fails_on_one_rank_fails_its_cell_and_frees_the_others(ranks: Session, tmp_path: Path) -> None:
     script = tmp_path / "trains.py"
     script.write_text(
-        "import sys, torch.distributed as dist\n"
+        "import sys, time, torch.distributed as dist\n"
         "dist.init_process_group()\n"
-        "if len(sys.argv) > 1 and dist.get_rank() == 2: exec(sys.argv[1])\n"
+        "if len(sys.argv) > 1 and dist.get_rank() == 2: time.sleep(0.5); exec(sys.argv[1])\n"
         "dist.barrier()\n"
         "sys.exit()\n"
     )
@@ -273,7 +273,7 @@ def test_a_debugger_that_brings_its_own_line_can_be_used(ranks: Session) -> None
     )
     assert results(done) == ["True"] * 4
     with pytest.raises(RankFailed, match=r"rank 2 raised ValueError: me at cell line 1. Ranks 0-1,3 were interrupted"):
-        run(ranks, "if rank == 2: raise ValueError('me')\nimport time; time.sleep(30)")
+        run(ranks, "if rank == 2: import time; time.sleep(0.5); raise ValueError('me')\nimport time; time.sleep(30)")
 
 
 def test_spawning_a_function_of_a_cell_gets_a_clear_word(ranks: Session) -> None:
@@ -344,7 +344,8 @@ def test_sys_exit_with_another_code_is_a_failure_and_frees_the_others(
     with pytest.raises(RankFailed) as failed:
         run(
             ranks,
-            f"import sys, torch, torch.distributed as dist\nif rank == 2:\n    sys.exit({code})\ndist.barrier()",
+            "import sys, time, torch, torch.distributed as dist\n"
+            f"if rank == 2:\n    time.sleep(0.5); sys.exit({code})\ndist.barrier()",
         )
     assert str(failed.value).startswith(f"rank 2 ended with sys.exit({code}) at cell line 3. Ranks 0-1,3 were")
     assert failed.value.run.ranks[2].exit_code == as_number

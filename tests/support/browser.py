@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import socket
@@ -73,6 +75,15 @@ class Lab:
             return json.load(answer)
 
 
+def free_port() -> int:
+    """A port that nobody has, and of those that Linux gives to nobody who asks for any: it takes 32768 and above."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as held:
+            held.bind(("127.0.0.1", port))
+            return port
+
+
 @contextmanager
 def jupyter_lab(folder: Path) -> Iterator[Lab]:
     """A JupyterLab in a folder of its own, with settings of its own, and the extension that was built last."""
@@ -80,9 +91,6 @@ def jupyter_lab(folder: Path) -> Iterator[Lab]:
     extensions = folder / "extensions"
     extensions.mkdir()
     (extensions / "modal-magic").symlink_to(BUILT, target_is_directory=True)
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        port = held.getsockname()[1]
     books = folder / "books"
     books.mkdir()
     environment = {
@@ -96,7 +104,7 @@ def jupyter_lab(folder: Path) -> Iterator[Lab]:
     options = [
         "--no-browser",
         "--allow-root",
-        f"--ServerApp.port={port}",
+        f"--ServerApp.port={(port := free_port())}",
         "--ServerApp.port_retries=0",
         f"--IdentityProvider.token={TOKEN}",
         f"--ServerApp.root_dir={books}",
@@ -120,6 +128,8 @@ def jupyter_lab(folder: Path) -> Iterator[Lab]:
                 break
             except OSError:
                 time.sleep(0.1)
+        else:
+            raise AssertionError((folder / "lab.log").read_text())
         yield lab
     finally:
         process.terminate()

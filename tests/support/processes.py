@@ -30,7 +30,7 @@ def found(pid: int) -> psutil.Process | None:
         return None
 
 
-def gone(pids: Iterable[int], seconds: float = 10.0) -> bool:
+def gone(pids: Iterable[int], seconds: float = 60.0) -> bool:
     """Wait until none of these processes is there any more. Whether that is so."""
     _, alive = psutil.wait_procs([process for pid in pids if (process := found(pid))], timeout=seconds)
     return not any(found(process.pid) for process in alive)
