@@ -109,6 +109,30 @@ def test_a_send_and_its_receipt_meet() -> None:
     assert "rank 2" not in said(computes(0), receive, computes(2))
 
 
+def test_ranks_that_wait_for_one_that_has_finished_do_not_wait_for_each_other() -> None:
+    send = waits(0, "send", group="to rank 2", members=[0, 2])
+    receive = waits(2, "recv", 8, group="from rank 1", members=[1, 2])
+    assert said(send, p.RankStack(1, "done"), receive) == (
+        "rank 0 has waited 5 s in send #12 (to rank 2, cell line 7), "
+        "rank 2 in recv #12 (from rank 1, cell line 8); rank 1 is not there: it has finished the cell"
+    )
+
+
+def test_a_rank_that_receives_from_whoever_sends_meets_each_send_to_it() -> None:
+    send = waits(0, "send", group="to rank 2", members=[0, 2])
+    receive = waits(2, "recv", group="from any rank", members=[2])
+    assert said(send, computes(1), receive) == ""
+
+
+def test_a_rank_that_has_come_a_little_later_is_among_those_that_wait() -> None:
+    exited = p.RankStack(0, "exited")
+    assert said(exited, waits(1, since=LONG - 0.9), waits(2)).startswith("ranks 1-2 have waited 5 s in all_reduce #12")
+    assert said(exited, waits(1, since=0.0), waits(2)).startswith("ranks 1-2 have waited up to 5 s in all_reduce #12")
+    assert said(waits(0), waits(1, "barrier", 9), waits(2, "barrier", 9, since=3.0)).endswith(
+        "ranks 1-2 in barrier #12 (cell line 9): they wait for each other"
+    )
+
+
 def test_the_source_of_a_broadcast_may_have_left_it_before_others_come() -> None:
     left = computes(0, line=9, sequence=12)
     assert said(left, waits(1, "broadcast"), waits(2, "broadcast")) == ""
@@ -242,9 +266,11 @@ def test_ranks_that_do_nothing_or_say_nothing_have_a_line_too() -> None:
         p.RankStack(0, "done", p.Whereabouts(sequence=3, group="default group")),
         p.RankStack(1, "lost"),
         p.RankStack(2, "running", silent="does not answer: C code computes and holds the GIL"),
+        p.RankStack(3, "rendezvous", p.Whereabouts()),
     ]
     assert stack_lines(stacks, whole=False) == [
         "rank 0: done",
         "rank 1: lost",
         "rank 2: running, does not answer: C code computes and holds the GIL",
+        "rank 3: rendezvous, getting ready for the next cell",
     ]

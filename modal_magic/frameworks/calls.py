@@ -51,7 +51,7 @@ def _with_group(name: str, arguments: Mapping[str, Any], world_size: int) -> Col
         return Collective(name, "", 0, everyone)
     sequence = group._get_sequence_number_for_group()  # type: ignore[attr-defined]
     if name.startswith(("send", "recv")):
-        return _with_peer(name, group, sequence, arguments.get("group_dst", arguments.get("group_src")))
+        return _with_peer(name, group, sequence, _peer_among(arguments, group))
     if group is default:
         return Collective(name, "default group", sequence, everyone)
     members = tuple(c10d._world.pg_group_ranks[group])
@@ -64,15 +64,26 @@ def _of_work(issued: Issued | None, world_size: int) -> Collective:
     if issued is None or group is None:
         return Collective(WAIT)
     if issued.name in ("isend", "irecv"):
-        return _with_peer(issued.name, group, issued.sequence, issued.peer)
+        other = dist.get_global_rank(group, issued.peer) if issued.peer is not None else None
+        return _with_peer(issued.name, group, issued.sequence, other)
     found = _with_group(issued.name + ASYNC, {"group": group}, world_size)
     return dataclasses.replace(found, sequence=issued.sequence)
 
 
-def _with_peer(name: str, group: dist.ProcessGroup, sequence: int, peer: object) -> Collective:
-    """A send or recv; `peer` is a rank of its group."""
+def _peer_among(arguments: Mapping[str, Any], group: dist.ProcessGroup) -> int | None:
+    """The rank that a send or recv names, None where it names none.
+
+    By its number in the group or in the world: torch's `send` turns the one into the other, its `recv` does not.
+    """
+    for name in ("group_dst", "group_src"):
+        if isinstance(peer := arguments.get(name), int):
+            return dist.get_global_rank(group, peer)
+    return next((peer for name in ("dst", "src") if isinstance(peer := arguments.get(name), int)), None)
+
+
+def _with_peer(name: str, group: dist.ProcessGroup, sequence: int, other: int | None) -> Collective:
+    """A send or recv; `other` is the rank that it names, None for a recv from whoever sends."""
     own, towards = dist.get_rank(), "to" if "send" in name else "from"
-    if not isinstance(peer, int):
+    if other is None:
         return Collective(name, f"{towards} any rank", sequence, (own,))
-    other = dist.get_global_rank(group, peer)
     return Collective(name, f"{towards} rank {other}", sequence, tuple(sorted({own, other})))

@@ -107,4 +107,6 @@ class StackDesk:
         answer = call.answers.get(rank)
         if answer is None:
             return p.RankStack(rank, state)
+        if state == RankState.RENDEZVOUS:  # it is in calls of ours, which say nothing of the user's program
+            return p.RankStack(rank, state, p.Whereabouts() if answer.where else None, silent=answer.silent)
         return p.RankStack(rank, state, answer.where, answer.frames, answer.silent)

@@ -39,7 +39,18 @@ def find_stall(run: str, stacks: Mapping[int, p.RankStack], patience: float) -> 
     if not missing:
         return None
     # In a mismatch the ones miss the others: then all of them wait, and nobody is to blame more than another.
-    return p.Stalled(run, list(waiting.values()), [stacks[rank] for rank in sorted(missing - waiting.keys())])
+    # Who has come to the same call a little later waits too, and nobody needs to look for that rank.
+    calls = {_call(stack) for stack in waiting.values()}
+    there = {rank for rank, stack in stacks.items() if _call(stack) in calls}
+    return p.Stalled(run, [stacks[rank] for rank in sorted(there)], [stacks[rank] for rank in sorted(missing - there)])
+
+
+def _call(stack: p.RankStack) -> tuple[object, ...] | None:
+    """What tells the call that a rank waits in from another one; None where it is in none."""
+    where = stack.where
+    if where is None or not where.collective:
+        return None
+    return where.collective.removesuffix(p.ASYNC), where.group, where.sequence, tuple(where.members)
 
 
 def find_laggards(run: str, stacks: Mapping[int, p.RankStack], still: Collection[int]) -> p.Stalled | None:
@@ -62,7 +73,8 @@ def _is_there(where: p.Whereabouts | None, wanted: p.Whereabouts) -> bool:
     if where is None:
         return False
     if where.collective.startswith(TWO_SIDED) and wanted.collective.startswith(TWO_SIDED):
-        return where.members == wanted.members
+        # One that receives from whoever sends names itself alone.
+        return where.members == wanted.members or (len(where.members) == 1 and where.members[0] in wanted.members)
     here, there = where.collective.removesuffix(p.ASYNC), wanted.collective.removesuffix(p.ASYNC)
     if (here, where.group) == (there, wanted.group):
         return True

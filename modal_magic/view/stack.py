@@ -14,6 +14,8 @@ __all__ = ["SHOWN_FRAMES", "stack_lines", "stacks_as_data", "stall_sentence"]
 SHOWN_FRAMES = 12
 """How many frames of a rank a browser is told."""
 
+ABOUT_SECONDS = 1.5
+"""Ranks whose waits differ by less have waited as long: they are asked once a second."""
 CROWD_CHARACTERS = 40
 PLURALS = (("is ", "are "), ("has ", "have "), ("does ", "do "))
 
@@ -59,8 +61,9 @@ def stall_sentence(stall: Stalled) -> str:
         return _laggards_sentence(stall)
     waits: list[str] = []
     for (place,), group in _merged(stall.waiting, lambda stack: (_in_collective(stack.where),)):
-        seconds = min(stack.where.since for stack in group if stack.where is not None)
-        have = "" if waits else f" {_have(group)} waited {int(seconds)} s"
+        seconds = [stack.where.since for stack in group if stack.where is not None]
+        at_most = "up to " if max(seconds) - min(seconds) > ABOUT_SECONDS else ""
+        have = "" if waits else f" {_have(group)} waited {at_most}{int(max(seconds))} s"
         waits.append(f"{_crowd(group)}{have} {place}")
     told = ", ".join(waits)
     if not stall.missing:
@@ -133,6 +136,8 @@ def _place(stack: RankStack) -> str:
     where = stack.where
     if stack.silent:
         return f", {stack.silent}"
+    if stack.state == "rendezvous":
+        return ", getting ready for the next cell"
     if where is None or not (where.line or where.collective):
         return ""
     called = f", in {where.function}" if where.function else ""
