@@ -60,8 +60,8 @@ def test_ranks_that_are_not_there_are_refused_and_nothing_is_started_or_lost(boo
 def test_a_syntax_error_is_shown_as_python_shows_it_and_nothing_is_sent(book: Notebook) -> None:
     book.run("%%modal_distributed --replicas 2 --backend local\nprint('in the log')")
     number = int(book.run("print(len(In) - 1)").stdout)
-    shown = book.run("%%modal_distributed\nx = 1\nfor i in range(3) print(i)\n")
-    assert f'"Cell In[{number + 1}]", line 3' in shown.traceback
+    shown = book.run("%%modal_distributed\n\n  \nx = 1\nfor i in range(3) print(i)\n")
+    assert f'"Cell In[{number + 1}]", line 5' in shown.traceback
     assert shown.traceback.splitlines()[-1].startswith("SyntaxError: ")
     assert "for i in range(3) print(i)" in shown.traceback
     assert "modal_magic" not in shown.traceback

@@ -10,6 +10,7 @@ import functools
 import inspect
 import linecache
 import os
+import re
 import runpy
 import sys
 import warnings
@@ -21,6 +22,7 @@ import msgspec
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
+from IPython.core.error import UsageError
 from IPython.core.history import HistoryManager
 from IPython.core.inputtransformer2 import leading_empty_lines
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
@@ -35,6 +37,10 @@ from modal_magic.protocol import Display
 __all__ = ["RankShell", "make_shell", "rehearse"]
 
 Publish = Callable[[Display], None]
+RUN_PYTHON = ("capture", "time")
+"""Magics whose body is run as it stands, and whose lines are lines of the cell."""
+TIMED = ("<timed eval>", "<timed exec>")
+"""What `%%time` calls its body."""
 
 
 def _as_builtin(value: object) -> object:
@@ -97,12 +103,36 @@ class RankDisplayHook(DisplayHook):
 class CellCompiler(CachingCompiler):
     """Names cells as the notebook does, so that a warning or a log record says where it came from: `Cell In[3]:2`."""
 
+    newest = ""
+    text = ""
+    """What tracebacks show of a cell whose body is run by a magic, where it is not empty."""
+    is_body = False
+    """Whether what is compiled next is the body of the newest cell, which is a `%%capture`."""
+
+    def __call__(self, source: Any, filename: str, symbol: str, **options: Any) -> Any:
+        """See codeop.Compile. What `%%time` and the like compile has the name of the cell that it stands in."""
+        return super().__call__(source, self.newest if filename in TIMED else filename, symbol, **options)
+
+    def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
+        """See CachingCompiler: name a cell, and keep its text for tracebacks."""
+        shown, self.text = self.text, ""
+        if self.is_body:
+            number, shown = self._filename_map[self.newest], "".join(linecache.getlines(self.newest))
+        name: str = super().cache(transformed_code, number, raw_code)
+        if shown:
+            linecache.cache[name] = len(shown), None, shown.splitlines(keepends=True), name
+        return name
+
     def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
         """A name that no other cell has: numbers begin again with another kernel."""
+        if self.is_body:
+            self.is_body = False
+            return self.newest
         name, again = f"{CELL}{number}]", 1
         while name in self._filename_map and "".join(linecache.getlines(name)).rstrip() != transformed_code.rstrip():
             again += 1
             name = f"{CELL}{number}] ({again})"
+        self.newest = name
         return name
 
 
@@ -126,6 +156,7 @@ class RankShell(InteractiveShell):
     last_execution_succeeded = True
     last_execution_result: ExecutionResult | None = None
     compiler_class = Type(CellCompiler)
+    compile: CellCompiler
     display_pub_class = Type(RankDisplayPublisher)
     displayhook_class = Type(RankDisplayHook)
 
@@ -146,6 +177,8 @@ class RankShell(InteractiveShell):
         cleanup[:] = [transform for transform in cleanup if transform is not leading_empty_lines]
         self._own_transforms = [list(transforms) for transforms in self._transforms()]
         self._python: tuple[str, bool] = ("", False)
+        self._lines_before = 0
+        self._captures = False
 
     @property
     def call_pdb(self) -> bool:
@@ -174,6 +207,19 @@ class RankShell(InteractiveShell):
         To find that out token by token, as IPython does, takes longer than all else that an empty cell costs. A single
         line is left to IPython, for it may mean a magic without %.
         """
+        # Lines are counted as in the notebook's gutter; IPython's cell magics know but the first line of a text.
+        first = re.search(r"^.*\S", raw_cell, re.MULTILINE)
+        above = raw_cell.count("\n", 0, first.start()) if first else 0
+        lines, self._lines_before = self._lines_before + above, 0
+        magic = re.match(r"%%(\w+)", first[0]) if first else None
+        if magic and first:
+            raw_cell = raw_cell[first.start() :]
+            if magic[1] in RUN_PYTHON:
+                self._lines_before, self._captures = lines + 1, magic[1] == "capture"
+                self.compile.text = "\n" * lines + raw_cell
+            return "\n" * lines + str(super().transform_cell(raw_cell))  # type: ignore[no-untyped-call]
+        # `leading_indent` looks at the first line only, which is about to be an empty one.
+        raw_cell = "\n" * (lines - above) + raw_cell
         if "\n" in raw_cell.rstrip("\n") and self._transforms() == self._own_transforms:
             with contextlib.suppress(SyntaxError, ValueError, OverflowError, MemoryError, RecursionError):
                 code = compile(raw_cell, "<>", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
@@ -181,6 +227,22 @@ class RankShell(InteractiveShell):
                 return self._python[0]
         cell: str = super().transform_cell(raw_cell)  # type: ignore[no-untyped-call]
         return cell
+
+    def run_cell(self, raw_cell: str, *arguments: Any, **options: Any) -> ExecutionResult:
+        """See InteractiveShell. What fails in the body of a `%%capture` has failed its cell; IPython only shows it."""
+        __tracebackhide__ = True
+        captured = self.compile.is_body = self._captures
+        self._captures = False
+        result: ExecutionResult = super().run_cell(raw_cell, *arguments, **options)  # type: ignore[no-untyped-call]
+        if captured and not result.success:
+            self.shown = []  # it is shown as the failure of the cell
+            result.raise_error()
+        return result
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        """See InteractiveShell: `%matplotlib inline` wants no loop of events. Raises UsageError for a window's."""
+        if gui not in (None, "inline"):
+            raise UsageError(f"a rank has no screen for {gui}: `%matplotlib inline` shows figures below the cell")
 
     def should_run_async(self, raw_cell: str, *, transformed_cell: str | None = None, **options: Any) -> bool:
         """See InteractiveShell: whether a cell has a top-level await."""
@@ -237,11 +299,9 @@ class RankShell(InteractiveShell):
         """Run a cell whose first line is line `first_line` of the notebook's gutter, as In[cell]."""
         self.shown, self.has_raised, self._raised = [], False, None
         self.execution_count = max(cell, 1)
-        if not source.lstrip().startswith("%%"):
-            # `leading_indent` looks at the first line only, which is about to be an empty one.
-            source = "\n" * (first_line - 1) + source
+        self._lines_before, self._captures = first_line - 1, False
         renew()
-        result: ExecutionResult = self.run_cell(source, store_history=True)  # type: ignore[no-untyped-call]
+        result = self.run_cell(source, store_history=True)
         if result.success:
             self.tell_shown()
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import itertools
 import operator
 import traceback
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +43,8 @@ def check_cell(shell: InteractiveShell, cell: str, number: int) -> None:
     with contextlib.suppress(SyntaxError):  # most cells are Python as they stand
         _parse(cell, name)
         return
-    source = shell.transform_cell(cell)
+    above = itertools.takewhile(str.isspace, cell.splitlines(keepends=True))  # IPython drops these
+    source = "\n" * len([*above]) + shell.transform_cell(cell)
     try:
         _refuse_magics(_parse(source, name))
     except SyntaxError as error:

@@ -234,6 +234,35 @@ def test_a_script_that_fails_on_one_rank_fails_its_cell_and_frees_the_others(ran
     run(ranks, "del sys.path[0]")
 
 
+@pytest.mark.parametrize(
+    ("cell", "line"),
+    [
+        ("%%time\nkept = 1\n1 / 0", 3),
+        ("\n%%time\n1 / 0", 3),
+        ("%%capture shown\n\ndef fails():\n    1 / 0\nfails()", 4),
+        ("%%capture\n%%time\n1 / 0", 3),
+        ("%%bash\nexit 3", 1),
+    ],
+)
+def test_what_fails_below_a_magic_fails_its_cell_with_its_line(ranks: Session, cell: str, line: int) -> None:
+    with pytest.raises(RankFailed, match=rf"ranks 0-3 raised \w+: .* at cell line {line}\."):
+        run(ranks, cell)
+
+
+def test_a_failure_that_is_captured_frees_the_others(ranks: Session) -> None:
+    cell = "%%capture\nimport time\nif rank == 1: time.sleep(0.5); raise ValueError('me')\ntime.sleep(60)"
+    with pytest.raises(RankFailed, match=r"rank 1 raised ValueError: me at cell line 3\. Ranks 0,2-3 were interrupted"):
+        run(ranks, cell)
+    done = run(ranks, "%%capture shown\nprint('captured')")
+    assert outputs(done) == [""] * 4 and results(run(ranks, "shown.stdout")) == ["'captured\\n'"] * 4
+
+
+def test_figures_are_asked_for_as_in_any_notebook(ranks: Session) -> None:
+    run(ranks, "%matplotlib inline\nimport matplotlib.pyplot as plt\nif rank == 2: plt.plot([1, 2])")
+    with pytest.raises(RankFailed, match="a rank has no screen for"):
+        run(ranks, "get_ipython().enable_gui('qt')")
+
+
 def test_streams_that_a_cell_has_closed_are_there_in_the_next_one(ranks: Session) -> None:
     run(ranks, "import sys\nsys.stdout.close()\nsys.stderr = None")
     assert outputs(run(ranks, "print('here')\nprint('there', file=sys.stderr)"))[0] in (
