@@ -157,7 +157,10 @@ def test_an_interrupt_that_comes_where_nobody_can_catch_it_is_not_lost(book: Not
 def test_a_rank_that_holds_the_interpreter_is_ended_and_named(book: Notebook) -> None:
     book.run(BEFORE)
     shown, seconds = interrupted(book, f"if rank == 2: {HELD_BY_C}\ntime.sleep(60)")
-    assert "rank 2 had to be killed, and the variables there are lost" in shown.error
+    killed = "rank 2 had to be killed, and the variables there are lost: it "
+    assert re.search(f"{killed}(was stuck in C code 0.6 s|did not leave the cell within 1.5 s)", shown.error), (
+        shown.error
+    )
     assert seconds < 2
     after = book.run("%%modal_distributed\nprint(globals().get('precious'))")
     assert after.lines == ["[rank 0] 0", "[rank 1] 1", "[rank 2] None", "[rank 3] 3"]

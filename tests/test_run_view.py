@@ -5,7 +5,7 @@ from __future__ import annotations
 from modal_magic import protocol as p
 from modal_magic.errors import RankFailed
 from modal_magic.notebook.hints import with_hint
-from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours
+from modal_magic.view.failure import failure_lines, failure_sentence, strip_colours, why_killed
 from modal_magic.view.model import RankView, RunView
 
 RUN = "a"
@@ -199,6 +199,21 @@ def test_a_rank_that_did_not_leave_is_told_of_though_it_is_not_the_cause() -> No
         "rank 0 raised ValueError: boom at cell line 3. Ranks 1-2 did not leave the cell within 1.5 s and were killed. "
         "Ranks 1-2 are started again without variables; rank 0 keeps its own."
     )
+
+
+def test_why_ranks_had_to_be_killed_is_told_once_for_those_of_which_the_same_is_known() -> None:
+    stopped, computes = (
+        f"did not leave the cell within 1.5 s of the interrupt (last seen at cell line 4; {why}) and was killed"
+        for why in ("stopped (SIGSTOP)", "C code computes and holds the GIL")
+    )
+    one = fold(submitted(3), p.Lost(1, computes, forced=True))
+    assert why_killed(one) == "it " + computes.removesuffix(" and was killed")
+    two = fold(submitted(3), p.Lost(1, stopped, forced=True), p.Lost(2, stopped, forced=True))
+    assert why_killed(two) == "they " + stopped.removesuffix(" and was killed")
+    apart = fold(submitted(3), p.Lost(1, stopped, forced=True), p.Lost(2, "was killed by SIGKILL"))
+    assert why_killed(apart).endswith("stopped (SIGSTOP)); rank 2 was killed by SIGKILL")
+    left_before = fold(submitted(2), left(1), p.Lost(1, "was killed by SIGKILL"))
+    assert why_killed(left_before) == "it was killed by SIGKILL"
 
 
 def test_a_long_message_is_cut_to_its_first_line() -> None:

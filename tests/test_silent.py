@@ -11,7 +11,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from modal_magic.node.silent import is_stuck, processor_ticks, silence
+from modal_magic.node.silent import is_stuck, last_seen, processor_ticks, silence
+from modal_magic.protocol import Whereabouts
 from tests.support.eventually import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells what a process does")
@@ -45,6 +46,11 @@ def test_one_that_computes_is_not() -> None:
         until(lambda: processor_ticks(pid) > ticks + 5)
         assert not is_stuck(pid, ticks) and not is_stuck(pid, processor_ticks(pid))
         assert silence(pid) == "does not answer: C code computes and holds the GIL"
+        at_line = Whereabouts(line=4)
+        assert last_seen(at_line, pid) == " (last seen at cell line 4; C code computes and holds the GIL)"
+        assert last_seen(None, pid) == " (C code computes and holds the GIL)"
+        assert last_seen(Whereabouts(line=4, collective="barrier"), None) == " (last seen in barrier at cell line 4)"
+        assert last_seen(Whereabouts(), None) == last_seen(None, None) == ""
 
 
 def test_one_whose_main_thread_waits_for_a_thread_that_computes_is_not() -> None:

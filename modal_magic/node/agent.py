@@ -28,7 +28,7 @@ from modal_magic.node.interface import network_environment
 from modal_magic.node.memory import MemoryWatch
 from modal_magic.node.orphans import kill_group
 from modal_magic.node.rank_process import RankProcess, cause_of_death, open_lines
-from modal_magic.node.silent import is_stuck, silence
+from modal_magic.node.silent import is_stuck, last_seen, silence
 from modal_magic.node.uplink import Uplink
 from modal_magic.node.usage import SAMPLE, UsageWatch
 from modal_magic.specs import (
@@ -155,12 +155,14 @@ class Agent:
             if worker.doubt_at is not None and now >= worker.doubt_at:
                 worker.doubt_at = now + LOOK_SECONDS
                 if is_stuck(worker.pid, worker.ticks):
-                    after = f"{DOUBT_SECONDS:g} s after the interrupt"
+                    after = f"{DOUBT_SECONDS:g} s after the interrupt{last_seen(worker.place, None)}"
                     when = after if worker.kill_at is not None else "as its group was formed anew"
                     self.give_up(worker, f"was stuck in C code {when} and was killed")
             if worker.kill_at is not None and now >= worker.kill_at:
+                # One that has said a word since is not silent: it runs Python, and does not leave.
+                known = last_seen(worker.place, None if worker.doubt_at is None else worker.pid)
                 self.give_up(
-                    worker, f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt and was killed"
+                    worker, f"did not leave the cell within {LEAVE_SECONDS:g} s of the interrupt{known} and was killed"
                 )
             if worker.ask_at is not None and now >= worker.ask_at:
                 worker.ask_at = now + ASK_SECONDS
@@ -328,6 +330,8 @@ class Agent:
                 worker.ask_at = None
             elif isinstance(event, p.Finished | p.Failed | p.Interrupted) and event.run == worker.run:
                 worker.owes, worker.kill_at, worker.speak_at = False, None, None
+            if isinstance(event, p.StackTaken):
+                worker.place = event.where
             if isinstance(event, p.StackTaken) and event.request == SAMPLE:
                 worker.where, worker.sampled = event.where, True
                 continue

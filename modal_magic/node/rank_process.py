@@ -55,10 +55,10 @@ class RankProcess:
     `control` at any time: so a short cell wakes one of the two. In `report` it says how it has crashed.
 
     `asked` has the questions where it is, with the moment (monotonic seconds) until which it may answer. `where` is
-    where the rank was at the last sample, and `sampled` says that this has been answered. At `speak_at` it
-    is asked to say that it has begun its cell, and at `doubt_at` its agent looks whether one that was told to leave its
-    run can hear that at all. At `ask_at` one is asked for a word that has not formed the group of its `generation`
-    yet.
+    where the rank was at the last sample, and `sampled` says that this has been answered; `place` is where it was by
+    its last answer. At `speak_at` it is asked to say that it has begun its cell, and at `doubt_at` its agent looks
+    whether one that was told to leave its run can hear that at all. At `ask_at` one is asked for a word that has not
+    formed the group of its `generation` yet.
     """
 
     rank: int
@@ -84,6 +84,7 @@ class RankProcess:
     asked: dict[str, float] = field(default_factory=dict)
     unanswered: int = 0
     where: p.Whereabouts | None = None
+    place: p.Whereabouts | None = None
     sampled: bool = True
     peek: select.poll = field(default_factory=select.poll)
 
@@ -93,7 +94,8 @@ class RankProcess:
 
     def begin(self, task: p.Execute, now: float) -> None:
         """Have a cell run. If it has not ended in a moment, the word that it has begun is asked for."""
-        self.run, self.attempt, self.owes, self.where = task.run, task.attempt, True, None
+        self.run, self.attempt, self.owes = task.run, task.attempt, True
+        self.where = self.place = None
         self.speak_at = now + SPEAK_SECONDS
         self.tasks.give(task)
 

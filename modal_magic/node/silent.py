@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["is_stuck", "processor_ticks", "silence"]
+from modal_magic.protocol import Whereabouts
+
+__all__ = ["is_stuck", "last_seen", "processor_ticks", "silence"]
 
 
 def _look(path: Path) -> tuple[str, int]:
@@ -38,11 +40,30 @@ def is_stuck(pid: int, ticks: int) -> bool:
 
 def silence(pid: int) -> str:
     """Why a process does not say where it is, as a phrase, from what the system knows of its main thread."""
+    return " ".join(_silence(pid))
+
+
+def _silence(pid: int) -> tuple[str, str]:
+    """The verb of that phrase, and what else it has."""
     known = {
-        "T": "is stopped (SIGSTOP)",
-        "t": "is stopped by a debugger",
-        "R": "does not answer: C code computes and holds the GIL",
-        "S": "does not answer: C code waits and holds the GIL",
-        "D": "does not answer: it waits for a disk or a device",
+        "T": ("is", "stopped (SIGSTOP)"),
+        "t": ("is", "stopped by a debugger"),
+        "R": ("does not answer:", "C code computes and holds the GIL"),
+        "S": ("does not answer:", "C code waits and holds the GIL"),
+        "D": ("does not answer:", "it waits for a disk or a device"),
     }
-    return known.get(_look(Path(f"/proc/{pid}"))[0], "does not answer: it holds the GIL or is stopped")
+    return known.get(_look(Path(f"/proc/{pid}"))[0], ("does not answer:", "it holds the GIL or is stopped"))
+
+
+def last_seen(where: Whereabouts | None, pid: int | None) -> str:
+    """What there is to say of a rank that has to be killed, in brackets: where it was seen last, and why it is silent.
+
+    `pid` is None for one that is not silent. Empty where nothing is known.
+    """
+    known: list[str] = []
+    if where is not None and (where.line or where.collective):
+        call, line = f"in {where.collective} " if where.collective else "", f"at cell line {where.line}"
+        known.append(f"last seen {call}{line if where.line else ''}".rstrip())
+    if pid is not None:
+        known.append(_silence(pid)[1])
+    return f" ({'; '.join(known)})" if known else ""

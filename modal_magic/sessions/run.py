@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from modal_magic import protocol as p
 from modal_magic.errors import RankFailed, RunInterrupted, SessionError, UsageError
 from modal_magic.ranges import name_ranks
-from modal_magic.view.failure import emptied, failure_lines, failure_sentence, strip_colours, whereabouts
+from modal_magic.view.failure import emptied, failure_lines, failure_sentence, strip_colours, whereabouts, why_killed
 from modal_magic.view.model import RankView, RunView
 from modal_magic.view.snapshot import SessionFacts, Snapshot, where_it_runs
 from modal_magic.view.status import seconds_in_words
@@ -213,7 +213,7 @@ class Run:
         told = "; ".join(f"{name_ranks(ranks)} {whereabouts(place)}" for place, ranks in places.items())
         lost = [rank.rank for rank in self.view.ranks.values() if rank.lost]
         kept = (
-            f"{name_ranks(lost)} had to be killed, and the variables there are lost"
+            f"{name_ranks(lost)} had to be killed, and the variables there are lost: {why_killed(self.view)}"
             if lost
             else emptied(self.view)
             if self.view.emptied

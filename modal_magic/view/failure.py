@@ -20,6 +20,7 @@ __all__ = [
     "retry_sentence",
     "strip_colours",
     "whereabouts",
+    "why_killed",
 ]
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -74,16 +75,20 @@ def _be(ranks: list[int]) -> str:
     return "is" if len(ranks) == 1 else "are"
 
 
+def _of_all(numbers: list[int], cause: str) -> str:
+    """How the process of a rank ended, as it is said of so many."""
+    if len(numbers) == 1:
+        return cause
+    return re.sub(r"(^| and )was ", r"\1were ", cause).replace("ended its process ", "ended their processes ")
+
+
 def _cause(numbers: list[int], rank: RankView) -> str:
     who = name_ranks(numbers)
     if _was_taken(rank):
         whose = "its" if len(numbers) == 1 else "their"
         return f"{who} left the run {whereabouts(rank.where)}, for {whose} node is taken away"
     if rank.error is None:
-        cause = rank.lost or "could not take the cell"
-        if len(numbers) > 1:
-            cause = re.sub(r"(^| and )was ", r"\1were ", cause).replace("ended its process ", "ended their processes ")
-        return f"{who} {cause}"
+        return f"{who} {_of_all(numbers, rank.lost or 'could not take the cell')}"
     error: RemoteError = rank.error
     place = f" at cell line {error.line}" if error.line else ""
     message = error.message.strip().split("\n")[0].strip()[:300]
@@ -106,6 +111,20 @@ def whereabouts(where: str) -> str:
     if where.startswith("before"):
         return where
     return f"at {where}" if where.startswith("cell line") else f"in {where}"
+
+
+def why_killed(run: RunView) -> str:
+    """How the ranks came to their end that an interrupt has cost their variables: `it did not leave the cell …`."""
+    causes: dict[str, list[int]] = {}
+    for rank in run.ranks.values():
+        if rank.lost:
+            causes.setdefault(rank.lost, []).append(rank.rank)
+    it = "it" if sum(map(len, causes.values())) == 1 else "they"
+    told = [
+        f"{it if len(causes) == 1 else name_ranks(numbers)} {_of_all(numbers, cause.removesuffix(' and was killed'))}"
+        for cause, numbers in causes.items()
+    ]
+    return "; ".join(told)
 
 
 def failure_sentence(run: RunView) -> str:
