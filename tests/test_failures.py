@@ -216,6 +216,13 @@ def test_a_failure_is_told_while_the_others_are_still_being_freed(book: Notebook
     assert "[rank 1] 1" in book.run(FOUR + "print(globals().get('precious'))").lines
 
 
+def test_a_group_that_went_with_a_failure_is_said_to_be_gone(book: Notebook) -> None:
+    book.run(FOUR + "import torch, torch.distributed as dist\npair = dist.new_group([0, 1])")
+    assert book.run(FOUR + "if rank == 3: 1 / 0\ndist.barrier()").error_name == "RankFailed"
+    shown = book.run(FOUR + "if rank < 2: dist.all_reduce(torch.ones(1), group=pair)")
+    assert "formed anew after a failure: make this one again) at cell line 2" in shown.error, shown.error
+
+
 def test_a_second_interrupt_does_no_harm(book: Notebook) -> None:
     began = time.monotonic()
     book.run(FOUR + "precious = rank")

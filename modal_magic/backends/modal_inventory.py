@@ -22,6 +22,8 @@ APP_PREFIX = "modal-magic-"
 COLOURS = ("FORCE_COLOR", "CLICOLOR_FORCE")
 LOOK_SECONDS = 0.3
 SOON_SECONDS = 1.0
+STOP_SECONDS = 8.0
+"""A container that is stopped is listed for some seconds more."""
 ASK_SECONDS = 30.0
 """How long Modal's command line has for an answer."""
 
@@ -56,9 +58,17 @@ def left_running(key: str, seconds: float) -> list[str]:
         if left and waited > seconds:
             for container in left:
                 _command("stop", "--yes", container)
-            return sorted(mine & _running())
+            return _left_after_stop(mine)
         time.sleep(LOOK_SECONDS)
     return []
+
+
+def _left_after_stop(mine: set[str]) -> list[str]:
+    """Those of these containers that have not ended some seconds after they were told to."""
+    until = time.monotonic() + STOP_SECONDS
+    while (left := sorted(mine & _running())) and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS)
+    return left
 
 
 def containers_of_app(name: str) -> set[str]:

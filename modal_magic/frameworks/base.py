@@ -51,6 +51,9 @@ class Framework(Protocol):
     def kind_of(self, error: BaseException) -> ErrorKind:
         """Whether an exception says that another rank is gone, or is one of the cell's own."""
 
+    def advice(self, error: BaseException) -> str:
+        """What the user should know of an error of the cell beside its own text, as a clause; empty mostly."""
+
     def sever(self) -> None:
         """Cut the connections of the process groups, so that a rank that waits in one comes back."""
 

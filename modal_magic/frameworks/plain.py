@@ -57,6 +57,10 @@ class Plain:
         """See `Framework`."""
         return "exception"
 
+    def advice(self, error: BaseException) -> str:
+        """See `Framework`."""
+        return ""
+
     def sever(self) -> None:
         """See `Framework`."""
 

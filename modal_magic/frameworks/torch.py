@@ -55,6 +55,9 @@ COMMUNICATION_ERRORS = (
     "remote process exited",
 )
 """What torch's RuntimeErrors say when it is another rank that is gone (gloo gives them no type of their own)."""
+GROUP_GONE = (
+    "groups of new_group go with the process group when that is formed anew after a failure: make this one again"
+)
 
 
 @dataclass(slots=True)
@@ -148,6 +151,10 @@ class TorchRank:
             return "exception"
         text = str(error).lower()
         return "communication" if any(word in text for word in COMMUNICATION_ERRORS) else "exception"
+
+    def advice(self, error: BaseException) -> str:
+        """See Framework: torch does not know a group of `new_group` that went with the group before."""
+        return GROUP_GONE if isinstance(error, ValueError) and "in the world group map" in str(error) else ""
 
     def sever(self) -> None:
         """See `Framework`."""

@@ -171,11 +171,12 @@ class Worker:
             return ("failed", describe_exit(error), code) if code else ("finished", code)
         if self.was_freed(error):
             return "interrupted", where_interrupted(error, self.framework.collective)
-        reminder = "the rank was started anew, and lost what it had before: if that was among it, make it again"
-        missing = self.anew and type(error) is NameError
+        reminder = self.framework.advice(error)
+        if self.anew and type(error) is NameError:
+            reminder = "the rank was started anew, and lost what it had before: if that was among it, make it again"
         kind = self.framework.kind_of(error)
         call = collective_in(error, self.framework.collective) if kind == "communication" else ""
-        return "failed", describe(error, self.shell.shown, kind, reminder if missing else "", call), None
+        return "failed", describe(error, self.shell.shown, kind, reminder, call), None
 
     def was_freed(self, error: BaseException) -> bool:
         """Whether an error of the cell is only what our own interrupt made of it. What it awaits is cancelled."""
