@@ -201,6 +201,13 @@ def test_a_cell_may_save_its_work_when_it_is_interrupted(book: Notebook) -> None
     check_that_all_goes_on(book)
 
 
+def test_one_that_takes_long_to_save_is_said_to_have_been_cut_short(book: Notebook) -> None:
+    book.run(BEFORE)
+    shown, seconds = interrupted(book, "try:\n    time.sleep(60)\nfinally:\n    time.sleep(60)")
+    assert "(ranks 0-3 at cell line 6, still busy with a first interrupt); variables are kept" in shown.error
+    assert 1 <= seconds < 2
+
+
 def test_one_that_waits_in_a_collective_while_it_saves_is_freed(book: Notebook) -> None:
     book.run(BEFORE)
     body = "try:\n    time.sleep(60)\nfinally:\n    if rank: dist.barrier()"

@@ -66,6 +66,7 @@ class Worker:
     taken: queue.SimpleQueue[p.Taken] = field(default_factory=queue.SimpleQueue)
     doing: Attempt = NOTHING
     signal_due: bool = False
+    heard: int = 0
     saying: bool = False
     interrupted_while_saying: bool = False
     unwanted: set[Attempt] = field(default_factory=set)
@@ -124,7 +125,7 @@ class Worker:
             self.framework.begin(task.run)
             self.shell.reporter.begin()
             set_handler(signal.SIGINT, self.on_signal)  # a cell before may have left another: pdb's `continue` does
-            self.doing = attempt
+            self.doing, self.heard = attempt, 0
             try:
                 if attempt not in self.unwanted:  # an interrupt may have come while we made ready
                     end = self.run_cell(task)
@@ -170,7 +171,9 @@ class Worker:
             code = error.code & 0xFF if isinstance(error.code, int) else int(error.code is not None)
             return ("failed", describe_exit(error), code) if code else ("finished", code)
         if self.was_freed(error):
-            return "interrupted", where_interrupted(error, self.framework.collective)
+            # What it did at the first, as to save what it has, did not come to its end.
+            busy = ", still busy with a first interrupt" if self.heard > 1 else ""
+            return "interrupted", where_interrupted(error, self.framework.collective) + busy
         reminder = self.framework.advice(error)
         if self.anew and type(error) is NameError:
             reminder = "the rank was started anew, and lost what it had before: if that was among it, make it again"
@@ -194,6 +197,7 @@ class Worker:
         self.signal_due = False
         if self.running and self.unwelcome and not (self.shell.has_raised and not in_cell(frame)):
             if not self.saying:
+                self.heard += 1
                 raise KeyboardInterrupt
             self.interrupted_while_saying = True
 
