@@ -92,6 +92,19 @@ def test_missing_ranks_that_do_the_same_share_a_sentence() -> None:
     )
 
 
+def test_a_rank_that_has_been_in_the_collective_is_not_said_to_miss_it() -> None:
+    past = p.RankStack(0, "done", p.Whereabouts(group="default group", sequence=12))
+    asked = "past #12 already: do calls, shapes and dtypes agree on all ranks?"
+    assert said(past, waits(1), waits(2)) == (
+        "ranks 1-2 have waited 5 s in all_reduce #12 (cell line 7); "
+        f"rank 0 is not there: it has finished the cell, {asked}"
+    )
+    assert asked in said(computes(0, sequence=12), waits(1))
+    assert asked in said(waits(0, "barrier", 9, sequence=13, since=1.0), waits(1))
+    assert asked not in said(waits(0, "barrier", 9, since=1.0), waits(1))
+    assert asked not in said(p.RankStack(0, "done", p.Whereabouts(group="default group", sequence=11)), waits(1))
+
+
 def test_only_the_members_of_a_group_are_waited_for() -> None:
     pair = {"group": "group of ranks 0-1", "members": [0, 1]}
     assert said(waits(0, **pair), waits(1, **pair), computes(2), computes(3)) == ""

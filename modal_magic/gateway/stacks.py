@@ -14,6 +14,9 @@ __all__ = ["StackDesk"]
 DEADLINE_SECONDS = 0.18
 """How long a client waits at most: somewhat more than agents wait for their ranks."""
 
+WATCHED = BUSY | {RankState.DONE}
+"""The states in which it is known of a rank which collectives it has come to, while others wait in one."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -76,7 +79,7 @@ class StackDesk:
 
     def _call(self, request: str, client: bytes | None, depth: int, now: float) -> None:
         topology = self.machine.settings.topology
-        wanted = BUSY if client is None else {state for state in RankState if state is not RankState.LOST}
+        wanted = WATCHED if client is None else {state for state in RankState if state is not RankState.LOST}
         here = [number for number, rank in enumerate(self.machine.ranks) if rank.pid and rank.state in wanted]
         by_node: dict[int, list[int]] = {}
         for rank in here:
@@ -102,9 +105,11 @@ class StackDesk:
             state = "elsewhere"
         elif active is not None and (active.run, rank) in self.watch.exited:
             state = "exited"
+        answer = call.answers.get(rank)
+        if call.client is None and self.machine.ranks[rank].state not in BUSY:  # nobody waits for it to go on
+            return p.RankStack(rank, state, answer.where if answer is not None else None)
         if rank in call.missing:
             return p.RankStack(rank, state, silent="does not answer: neither does the agent of its node")
-        answer = call.answers.get(rank)
         if answer is None:
             return p.RankStack(rank, state)
         if state == RankState.RENDEZVOUS:  # it is in calls of ours, which say nothing of the user's program

@@ -73,6 +73,11 @@ class Whereabouts(Part):
     members: list[int] = msgspec.field(default_factory=list)
     since: float = 0.0
 
+    @property
+    def behind(self) -> int:
+        """How many collectives of the group it has left, or has begun asynchronously: these go on by themselves."""
+        return self.sequence - bool(self.collective and not self.collective.endswith(ASYNC))
+
 
 class RankStack(Part):
     """Where one rank is, and what it is doing there.

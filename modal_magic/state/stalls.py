@@ -78,9 +78,7 @@ def _is_there(where: p.Whereabouts | None, wanted: p.Whereabouts) -> bool:
     here, there = where.collective.removesuffix(p.ASYNC), wanted.collective.removesuffix(p.ASYNC)
     if (here, where.group) == (there, wanted.group):
         return True
-    # What it has begun asynchronously goes on while it does something else.
-    begun = where.sequence - bool(here and here == where.collective) >= wanted.sequence
-    if where.group != wanted.group or not begun:
+    if where.group != wanted.group or where.behind < wanted.sequence:
         return False
     return there != wanted.collective or (there.startswith(ONE_SIDED) and not there.startswith("reduce_scatter"))
 

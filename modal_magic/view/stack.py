@@ -69,8 +69,8 @@ def stall_sentence(stall: Stalled) -> str:
     if not stall.missing:
         return f"{told}: they wait for each other"
     absent = [
-        f"{_names(group)} {'is' if len(group) == 1 else 'are'} not there: {_conjugated(group, place)}"
-        for (place,), group in _merged(stall.missing, lambda stack: (_doing(stack),))
+        f"{_names(group)} {'is' if len(group) == 1 else 'are'} not there: {_conjugated(group, place)}{past}"
+        for (place, past), group in _merged(stall.missing, lambda stack: (_doing(stack), _past(stack, stall.waiting)))
     ]
     return f"{told}; {'; '.join(absent)}"
 
@@ -166,6 +166,17 @@ def _doing(stack: RankStack) -> str:
         "running": "is not in a line of the cell",
     }
     return known.get(stack.state, f"is {stack.state}")
+
+
+def _past(stack: RankStack, waiting: Iterable[RankStack]) -> str:
+    """What is to be asked of a rank that has been where others wait, by the number: it misses no call, they differ."""
+    for other in waiting:
+        if stack.where is None or other.where is None or stack.where.group != other.where.group:
+            continue
+        if 0 < other.where.sequence <= stack.where.behind:
+            number = f"#{other.where.sequence}"
+            return f", past {number} already: do calls, shapes and dtypes agree on all ranks?"
+    return ""
 
 
 def _frame(frame: Frame, whole: bool) -> str:
