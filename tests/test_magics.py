@@ -193,7 +193,7 @@ def test_a_notebook_may_call_something_of_its_own_in(book: Notebook) -> None:
 
 INTERRUPT_AT = """
 import importlib
-room = importlib.import_module("modal_magic.notebook.{room}")
+room = importlib.import_module("modal_magic.{room}")
 before = room.{name}
 def interrupted(*_):
     room.{name} = before
@@ -203,15 +203,26 @@ room.{name} = interrupted
 """The kernel's interrupt comes just where this function is called, once."""
 
 
-def test_an_interrupt_before_a_run_is_followed_leaves_neither_the_run_nor_its_session_behind(shapes: Notebook) -> None:
-    shapes.run(INTERRUPT_AT.format(room="sessions", name="settings_of"))
+def test_an_interrupt_before_a_run_is_followed_is_told_in_a_line_and_leaves_no_run_behind(shapes: Notebook) -> None:
+    shapes.run(INTERRUPT_AT.format(room="notebook.sessions", name="settings_of"))
     started = shapes.run("%modal_distributed --session cut --backend local --framework none")
     assert started.error_name == "KeyboardInterrupt"
     assert shapes.run("%%modal_distributed\nsession = 'cut'").error == ""
-    shapes.run(INTERRUPT_AT.format(room="magics", name="choose_picture"))
-    assert shapes.run("%%modal_distributed\nimport time; time.sleep(1000)").error_name == "KeyboardInterrupt"
+    shapes.run(INTERRUPT_AT.format(room="notebook.magics", name="choose_picture"))
+    shown = shapes.run("%%modal_distributed\nimport time; time.sleep(1000)")
+    assert shown.error_name == "KeyboardInterrupt"
+    assert shown.traceback == f"KeyboardInterrupt: {shown.error}" and "the run is interrupted too" in shown.error
     assert shapes.run("%%modal_distributed\nprint(session)").stdout == "[rank 0] cut\n"
+    shapes.run(INTERRUPT_AT.format(room="sessions.session", name="numbers_of"))
+    shown = shapes.run("%modal_restart")
+    told = "interrupted while ranks were started anew: %modal_status shows them"
+    assert shown.traceback == f"KeyboardInterrupt: {told}"
     shapes.run("%modal_stop cut")
+    shapes.run(INTERRUPT_AT.format(room="backends.local", name="await_ready"))
+    shown = shapes.run("%%modal_distributed --session cut --backend local --framework none\npass")
+    told = "the start of the session was interrupted: nothing of it is left"
+    assert shown.traceback == f"KeyboardInterrupt: {told}" and shown.error_name == "KeyboardInterrupt"
+    assert "cut" not in shapes.run("%modal_status").stdout
 
 
 def test_unloading_leaves_no_magic_and_no_thread(fresh_book: Notebook) -> None:

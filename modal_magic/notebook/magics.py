@@ -16,6 +16,7 @@ from modal_magic.magic_tables import POSITIONALS, TABLES
 from modal_magic.notebook.attaching import is_attended, notebook_of, show_missed, to_return_to
 from modal_magic.notebook.background import attend, exits
 from modal_magic.notebook.hints import with_hint
+from modal_magic.notebook.interrupts import Interrupted
 from modal_magic.notebook.magic_options import options_of
 from modal_magic.notebook.notices import Notices, say
 from modal_magic.notebook.sessions import NotebookSessions
@@ -211,7 +212,7 @@ class ModalMagics(Magics):
         given = parse_line(line, TABLES["modal_restart"])
         with self.sessions.looked_at(self.sessions.named(given)) as session:
             ranks = chosen_ranks(given.get("rank"), session.world_size)
-            session.restart(ranks)
+            self.sessions.restart(session, ranks)
         plural = "s" * (session.world_size != 1)
         fresh = f"{session.world_size} fresh rank{plural}" if ranks is None else f"{name_ranks(ranks)} started anew"
         say(f"{session.name}: {fresh}, {session.state}")
@@ -280,7 +281,7 @@ def taking_along(run: Run) -> Iterator[None]:
     except KeyboardInterrupt:
         with contextlib.suppress(SessionError):
             run.interrupt()
-        raise
+        raise Interrupted("the cell was interrupted before its run was followed: the run is interrupted too") from None
 
 
 def cell_number(shell: InteractiveShell) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from modal_magic import config, registry
 from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError, VersionMismatch
 from modal_magic.notebook.attaching import refuse_for
+from modal_magic.notebook.interrupts import interrupted_as
 from modal_magic.notebook.notices import say
 from modal_magic.notebook.taking_over import settings_of, take_over
 from modal_magic.options import OPTIONS, Options, differences, resolve
@@ -68,7 +69,7 @@ class NotebookSessions:
             self._settings[session.name] = take_over(session, given, self._settings.get(session.name, {}))
             self._end_with_kernel(session.name, given)
             if given.get("restart"):
-                session.restart()
+                self.restart(session)
             self.current = session.name
             return session
         wanted, shape = self._wanted(session, given), session.shape
@@ -116,7 +117,9 @@ class NotebookSessions:
                 "--backend local says that it is meant."
             )
         others = [connection.session for connection in registry.living()]
-        session = self._use(Session.start(self._resources, options, self._notebook()))
+        before = set(registry.names())
+        with interrupted_as(lambda: _left_of_start(set(registry.names()) - before)):
+            session = self._use(Session.start(self._resources, options, self._notebook()))
         self.current = session.name
         if others:  # it may be that one of these was meant
             there = f"%modal_attach NAME goes to one that is there, %modal_stop NAME ends it: {', '.join(others)}"
@@ -153,6 +156,12 @@ class NotebookSessions:
             session = self._use(Session.attach(name, self._resources))
         return session
 
+    @staticmethod
+    def restart(session: Session, ranks: Sequence[int] | None = None) -> None:
+        """Start these ranks anew (None: all)."""
+        with interrupted_as(lambda: "interrupted while ranks were started anew: %modal_status shows them"):
+            session.restart(ranks)
+
     @contextlib.contextmanager
     def looked_at(self, name: str) -> Iterator[Session]:
         """The session of this name for one request. One that this kernel does not use is not kept by that."""
@@ -179,7 +188,8 @@ class NotebookSessions:
     def stop(self, name: str) -> None:
         """End a session, and say how that went. Raises SessionError where it goes on, or may."""
         try:
-            self.find(name).stop()
+            with interrupted_as(lambda: f"interrupted while {name} was stopped: %modal_status shows what is left"):
+                self.find(name).stop()
             say(f"{name} is stopped")
         except VersionMismatch:
             end_unread(name, self._resources)
@@ -243,3 +253,11 @@ class NotebookSessions:
             with contextlib.suppress(ModalMagicError):
                 session.detach()
         self.attached.clear()
+
+
+def _left_of_start(names: Collection[str]) -> str:
+    """What an interrupt of the start of a session has left: sessions that are there now and were not before."""
+    told = "the start of the session was interrupted"
+    if names:
+        return f"{told}: %modal_status shows whether {', '.join(sorted(names))} is left of it"
+    return f"{told}: nothing of it is left"
