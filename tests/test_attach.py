@@ -15,7 +15,7 @@ import pytest
 from modal_magic import Session, registry
 from modal_magic import protocol as p
 from modal_magic.errors import RankFailed, RunInterrupted, SessionError, UsageError
-from modal_magic.notebook.attaching import is_deserted, refuse_for, to_return_to
+from modal_magic.notebook.attaching import is_deserted, name_others, refuse_for, to_return_to
 from modal_magic.options import resolve
 from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.run import Run
@@ -187,6 +187,9 @@ def test_a_line_that_names_no_session_is_refused_where_its_notebook_has_left_one
     first.detach()
     with pytest.raises(UsageError, match=rf"^session '{first.name}' of this notebook is still up, .* no kernel: "):
         refuse_for(resources, mine, attended=False)
+    beside = name_others(resources, mine, registry.living())
+    assert f"{first.name} of this notebook is still up, without a kernel" in beside and "NAME" not in beside
+    assert name_others(resources, other, registry.living()).endswith(f"%modal_stop NAME ends it: {first.name}")
     refuse_for(resources, other, attended=True)
     refuse_for(resources, "", attended=False)  # nobody says which notebook it is, and nobody could
     with pytest.raises(UsageError, match=rf"^session '{first.name}' is still up, .* no kernel: "):

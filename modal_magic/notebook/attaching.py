@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from modal_magic import registry
@@ -18,7 +19,7 @@ from modal_magic.view.text import TextView
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["is_attended", "notebook_of", "refuse_for", "show_missed", "to_return_to"]
+__all__ = ["is_attended", "name_others", "notebook_of", "refuse_for", "show_missed", "to_return_to"]
 
 
 def notebook_of(shell: InteractiveShell) -> str:
@@ -61,6 +62,23 @@ def refuse_for(resources: Resources, notebook: str, attended: bool) -> None:
                 f"session {connection.session!r}{' of this notebook' if own else ''} is still up, with its variables "
                 f"and no kernel: %modal_attach {connection.session} brings it back, --session NEW starts another"
             )
+
+
+def name_others(resources: Resources, notebook: str, others: Sequence[registry.Connection]) -> str:
+    """Which sessions there are beside a new one, in sentences: it may be that one of these was meant.
+
+    Those that this notebook has left behind are told apart, for they were hardly meant to go on beside it.
+    """
+    own = [one for one in others if notebook and one.notebook == notebook and is_deserted(one.session, resources)]
+    told = [
+        f"{one.session} of this notebook is still up, without a kernel: it keeps its variables"
+        f"{', and costs money,' if one.backend == 'modal' else ''} until its lease is over. "
+        f"%modal_attach {one.session} brings it back, %modal_stop {one.session} ends it"
+        for one in own
+    ]
+    if rest := [one.session for one in others if one not in own]:
+        told.append(f"%modal_attach NAME goes to one that is there, %modal_stop NAME ends it: {', '.join(rest)}")
+    return ". ".join(told)
 
 
 def to_return_to(resources: Resources, notebook: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from modal_magic import config, registry
 from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError, VersionMismatch
-from modal_magic.notebook.attaching import refuse_for
+from modal_magic.notebook.attaching import name_others, refuse_for
 from modal_magic.notebook.interrupts import interrupted_as
 from modal_magic.notebook.notices import say
 from modal_magic.notebook.taking_over import settings_of, take_over
@@ -116,13 +116,13 @@ class NotebookSessions:
                 "No Modal token is configured, so the ranks run on this machine. `modal token new` changes that; "
                 "--backend local says that it is meant."
             )
-        others = [connection.session for connection in registry.living()]
+        others = registry.living()
         before = set(registry.names())
         with interrupted_as(lambda: _left_of_start(set(registry.names()) - before)):
             session = self._use(Session.start(self._resources, options, self._notebook()))
         self.current = session.name
-        if others:  # it may be that one of these was meant
-            there = f"%modal_attach NAME goes to one that is there, %modal_stop NAME ends it: {', '.join(others)}"
+        if others:
+            there = name_others(self._resources, self._notebook(), others)
             print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
         settings = {option.name: getattr(options, option.name) for option in OPTIONS if option.scope == "session"}
         self._settings[session.name] = settings_of(settings, session.backend_name)
