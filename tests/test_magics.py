@@ -254,6 +254,10 @@ def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape(shapes
     shown = shapes.run("%%modal_distributed\nprint(world_size, 'x' in globals())")
     assert "is closed: it was stopped. A new session of the same shape is started" in shown.stdout
     assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2 False", "[rank 1] 2 False"]
+    shapes.run("%modal_stop")
+    shown = shapes.run("%%modal_distributed\nprint(world_size)")
+    assert "is stopped. A new session of the same shape is started" in shown.stdout
+    assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2", "[rank 1] 2"]
 
 
 def test_a_session_that_is_up_takes_over_other_limits_and_what_has_no_effect_is_said(fresh_book: Notebook) -> None:

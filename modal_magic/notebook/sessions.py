@@ -12,7 +12,7 @@ from modal_magic.notebook.attaching import name_others, refuse_for
 from modal_magic.notebook.interrupts import interrupted_as
 from modal_magic.notebook.notices import say
 from modal_magic.notebook.taking_over import settings_of, take_over
-from modal_magic.options import OPTIONS, Options, differences, resolve
+from modal_magic.options import OPTIONS, Options, Shape, differences, resolve
 from modal_magic.sessions.checking import check_chosen
 from modal_magic.sessions.resources import Resources, choose_backend
 from modal_magic.sessions.session import Session
@@ -21,6 +21,7 @@ from modal_magic.sessions.unread import end_unread
 __all__ = ["NotebookSessions"]
 
 SHAPE = frozenset(option.name for option in OPTIONS if option.scope == "shape")
+SAME_SHAPE = "A new session of the same shape is started"
 
 
 class NotebookSessions:
@@ -42,6 +43,7 @@ class NotebookSessions:
         self._resources, self._notebook, self._alert, self._attended = resources, notebook, alert, attended
         self._ending: set[str] = set()
         self._settings: dict[str, dict[str, object]] = {}
+        self._stopped: tuple[str, Shape] | None = None
 
     @property
     def names(self) -> tuple[str | None, frozenset[str]]:
@@ -59,11 +61,15 @@ class NotebookSessions:
         name = given.get("session") or self.current
         if name is None and not SHAPE & given.keys():
             refuse_for(self._resources, self._notebook(), self._attended())
+            if self._stopped is not None:
+                stopped, shape = self._stopped
+                say(f"session {stopped!r} is stopped. {SAME_SHAPE}")
+                return self.start(self._wanted(shape, given), None)
         known = self.attached.get(name) if isinstance(name, str) else None
         session = self._living(name) if isinstance(name, str) else None
         if session is None:
             # What takes the place of a session that has ended is as that one was, but for what the line says.
-            return self.start(self._wanted(known, given) if known is not None else given, given.get("session"))
+            return self.start(self._wanted(known.shape, given) if known is not None else given, given.get("session"))
         if not differences(given, session.shape):
             check_chosen(given.get("ranks"), given.get("show"), session.world_size)
             self._settings[session.name] = take_over(session, given, self._settings.get(session.name, {}))
@@ -72,7 +78,7 @@ class NotebookSessions:
                 self.restart(session)
             self.current = session.name
             return session
-        wanted, shape = self._wanted(session, given), session.shape
+        wanted, shape = self._wanted(session.shape, given), session.shape
         if not given.get("restart"):
             asked = resolve({key: wanted[key] for key in SHAPE & wanted.keys()}).shape()
             raise UsageError(
@@ -85,9 +91,9 @@ class NotebookSessions:
         return self.start(wanted, session.name)
 
     @staticmethod
-    def _wanted(session: Session, given: Mapping[str, object]) -> dict[str, object]:
-        """What a line asks for, the rest of the shape being as the session has it."""
-        wanted = {**{option: getattr(session.shape, option) for option in SHAPE}, **given}
+    def _wanted(shape: Shape, given: Mapping[str, object]) -> dict[str, object]:
+        """What a line asks for, the rest being of this shape."""
+        wanted = {**{option: getattr(shape, option) for option in SHAPE}, **given}
         if "gpu" in given and "nproc_per_node" not in given:
             del wanted["nproc_per_node"]  # it was made for other GPUs
         return wanted
@@ -105,7 +111,7 @@ class NotebookSessions:
             if isinstance(error, GatewayLost):
                 registry.forget(name)
                 told = f"the gateway of session {name!r} is gone, so what was left of the session is removed"
-            say(f"{told}. A new session of the same shape is started")
+            say(f"{told}. {SAME_SHAPE}")
             return None
 
     def start(self, given: Mapping[str, object], name: object) -> Session:
@@ -120,7 +126,7 @@ class NotebookSessions:
         before = set(registry.names())
         with interrupted_as(lambda: _left_of_start(set(registry.names()) - before)):
             session = self._use(Session.start(self._resources, options, self._notebook()))
-        self.current = session.name
+        self.current, self._stopped = session.name, None
         if others:
             there = name_others(self._resources, self._notebook(), others)
             print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
@@ -187,6 +193,8 @@ class NotebookSessions:
 
     def stop(self, name: str) -> None:
         """End a session, and say how that went. Raises SessionError where it goes on, or may."""
+        session = self.attached.get(name)
+        stopped = (name, session.shape) if session is not None and self.current == name else self._stopped
         try:
             with interrupted_as(lambda: f"interrupted while {name} was stopped: %modal_status shows what is left"):
                 self.find(name).stop()
@@ -205,8 +213,10 @@ class NotebookSessions:
                 "when its lease is over. The key to it on this machine is removed"
             )
             registry.forget(name)
+            stopped = None
         finally:
             self._forget(name)
+        self._stopped = stopped
 
     def let_go(self, name: str) -> None:
         """Let go of a session that this kernel waits for nothing of, so that it is told anew what goes on there."""
