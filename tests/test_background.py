@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from modal_magic import RunInterrupted, Session, registry
+from modal_magic import RankFailed, RunInterrupted, Session, SessionClosed, registry
+from modal_magic.sessions.run import Run
 from tests.support.notebook import Notebook, Shown, notebook
 from tests.support.processes import gone, ours
 
@@ -168,6 +169,13 @@ def test_the_handle_says_how_the_run_stands(session: Session) -> None:
     with pytest.raises(RunInterrupted):
         run.wait(10)
     assert run.done and "interrupted after" in repr(run)
+    failed = session.run("1 / 0", ranks=[2])
+    with pytest.raises(RankFailed):
+        failed.wait(30)
+    assert repr(failed).endswith(": rank 2 raised ZeroDivisionError: division by zero at cell line 1>")
+    cut = Run(session, "cut")
+    cut.give_up(SessionClosed("session 'train' was stopped"))
+    assert repr(cut) == f"<run cut of session {session.name!r}: failed: session 'train' was stopped>"
     again = session.run("print('x')\nrank + 1", ranks=[0, 2]).wait(30)
     assert again.result == {0: "1", 2: "3"}
     assert sorted(again.output.splitlines()) == ["[rank 0] 1", "[rank 0] x", "[rank 2] 3", "[rank 2] x"]

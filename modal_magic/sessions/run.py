@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Self
 from modal_magic import protocol as p
 from modal_magic.errors import RankFailed, RunInterrupted, SessionError, UsageError
 from modal_magic.ranges import name_ranks
-from modal_magic.view.failure import emptied, failure_lines, failure_sentence, strip_colours, whereabouts, why_killed
+from modal_magic.view.failure import (
+    cause_of,
+    emptied,
+    failure_lines,
+    failure_sentence,
+    strip_colours,
+    whereabouts,
+    why_killed,
+)
 from modal_magic.view.model import RankView, RunView
 from modal_magic.view.snapshot import SessionFacts, Snapshot, where_it_runs
 from modal_magic.view.status import seconds_in_words
@@ -110,9 +118,10 @@ class Run:
     def __repr__(self) -> str:
         with self.still() as view:
             ranks = f" on {name_ranks(view.ranks)}" if view.ranks else ""
+            why = f": {strip_colours(cause_of(view))}" if view.status == "failed" else ""
         took = f" after {seconds_in_words(self.view.seconds)}" if self.view.seconds is not None else ""
         attempt = f", attempt {self.view.attempt}" if self.view.attempt > 1 else ""
-        return f"<run {self.id} of session {self.session.name!r}{ranks}: {self.status}{took}{attempt}>"
+        return f"<run {self.id} of session {self.session.name!r}{ranks}: {self.status}{took}{attempt}{why}>"
 
     def wait(self, timeout: float | None = None) -> Self:
         """Wait for the end of the run, and return it.
