@@ -25,9 +25,11 @@ from pytest_jupyter.jupyter_server import jp_server_cleanup as jp_server_cleanup
 from tornado.httpclient import HTTPClientError, HTTPResponse
 
 from modal_magic import registry
-from modal_magic.errors import SessionError
+from modal_magic.errors import RankFailed, SessionError
 from modal_magic.links.client import ATTACH_SECONDS
+from modal_magic.links.thread import LinkThread
 from modal_magic.server.hub import LOOK_SECONDS, Hub, changes
+from modal_magic.server.watched import Watched
 from modal_magic.sessions.resources import Resources
 from modal_magic.sessions.session import Session
 from modal_magic.view.snapshot import RankRow, Snapshot
@@ -194,6 +196,23 @@ async def test_a_run_is_seen_as_it_goes_on_and_interrupted(served: Session, jp_f
         return (await get(jp_fetch, "sessions"))["served"]["run_state"] == "interrupted"
 
     await until(over)
+
+
+async def test_a_run_that_was_over_before_anybody_watched_is_shown_as_it_ended(served: Session) -> None:
+    with pytest.raises(RankFailed):
+        served.run("print('here')\nif rank: 1 / 0").wait(30)
+    links = LinkThread()
+    watched = Watched(links, served.connection)
+    try:
+        watched.attach()
+        shot = await until(
+            lambda: asyncio.to_thread(lambda: found if (found := watched.snapshot()).run_state else None)
+        )
+        assert shot.run_state == "failed"
+        assert [line[-1] for line in watched.log(1, 0)[0]] == ["here"]
+    finally:
+        watched.close()
+        links.close()
 
 
 @pytest.fixture

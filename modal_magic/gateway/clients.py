@@ -120,10 +120,13 @@ class Clients:
         if client is None:
             # What was said while nobody was there to hear it, as of nodes that came first, is for whoever comes first.
             is_first = not (self._met or request.watches)
-            first = 0 if is_first else self.runs.begun(runs)
+            shown = {known.run: known.shown for known in runs}
+            if request.watches and not runs:
+                shown = self.runs.last()  # a view shows how the newest one has ended
+            first = 0 if is_first else self.runs.since(shown)
             client = KnownClient(first, first, now)
             if request.since is None:
-                client.replay = Replay(0 if is_first else newest, {known.run: known.shown for known in runs})
+                client.replay = Replay(0 if is_first else newest, shown)
         self._met = self._met or not request.watches
         client.heard, client.reachable = now, True
         client.watches, client.fresh = request.watches, True

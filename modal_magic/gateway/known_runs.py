@@ -15,6 +15,9 @@ RUNS = 1000
 UNSEEN = 16
 """At most so many runs that ended unseen are told to a new client: the newest."""
 
+WATCHED = 5000
+"""Of the output of a run that is over, who watches is sent what is among so many records."""
+
 SHOWN_ONCE = p.Output | p.OutputCut | p.Display | p.RunQueued | p.RunRetried
 """Events of a run that are of use to nobody once they were shown."""
 
@@ -81,9 +84,13 @@ class KnownRuns:
         if run in self._runs:
             self._runs[run].ended = self._log.newest
 
-    def begun(self, told: Collection[p.RunKnown]) -> int:
+    def last(self) -> dict[str, int]:
+        """The newest run, and the number of the record after which the newest part of its output begins."""
+        return {run: max(known.begun, self._log.newest - WATCHED) for run, known in list(self._runs.items())[-1:]}
+
+    def since(self, runs: Collection[str]) -> int:
         """The number of the record before the first of these runs."""
-        return min((self._runs[known.run].begun for known in told), default=self._log.newest)
+        return min((self._runs[run].begun for run in runs), default=self._log.newest)
 
     def to_tell(self, will_show: Callable[[bytes], bool], going: Collection[str]) -> list[p.RunKnown]:
         """The runs of which a new client must hear: those that go on, and those that ended unseen.
