@@ -73,16 +73,21 @@ def look():
         Slow()
         sampler.take("", 0)
 
+def deep(calls):
+    deep(calls - 1) if calls else time.sleep(0.0003)
+
+faulthandler.enable()
 faulthandler.dump_traceback_later(30, exit=True)
 threading.Thread(target=look, daemon=True).start()
-until = time.monotonic() + 2
+until = time.monotonic() + 4
 while time.monotonic() < until:
+    deep(20)
     other = threading.Thread(target=int)
     other.start()
     other.join()
 os._exit(0)
 """
-"""A thread that is looked at starts others while what the look has made is collected."""
+"""A thread that is looked at comes and goes, and starts others, while what the look has made is collected."""
 
 
 def lines(*numbers: int) -> Callable[[list[p.RankStack]], bool]:

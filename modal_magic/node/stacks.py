@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import inspect
 import os
@@ -42,8 +43,9 @@ class Sampler:
 
     def take(self, run: str, depth: int) -> tuple[Whereabouts, list[Frame]]:
         """Where the main thread is in this run (empty: in none), and up to `depth` frames of it, innermost first."""
-        stack = list(_stack(self.thread))
-        collective = self.framework.collective([frame for frame, _ in stack])
+        with _uncollected():
+            stack = list(_stack(self.thread))
+            collective = self.framework.collective([frame for frame, _ in stack])
         inside = list(_inside_cell(stack)) if run else []
         line = cell_line((frame.f_code.co_filename, number) for frame, number in inside)
         key = (run, line, collective.name, collective.group, collective.sequence)
@@ -77,25 +79,29 @@ def _processor_seconds(thread: int) -> float:
         return time.monotonic()
 
 
-def _frame_of(thread: int) -> FrameType | None:
-    """The innermost frame of a thread.
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Collect no garbage, for the time of a look at the frames of a thread that goes on.
 
-    Nothing is collected meanwhile: before Python 3.11.9 that happened while the lock of all threads was held, which a
-    thread that a finalizer had let run then waited for, and this one for it (python/cpython#106883).
+    Python 3.11 may collect whatever is made, and so in the middle of making a frame that can be looked at. A finalizer
+    that lets that thread run, as those of torch do, has the frame end meanwhile, which is a crash; or, where the frames
+    of all threads are asked for, both wait for a lock of the other for ever (python/cpython#106883). From 3.12 on
+    Python collects between two steps of a thread alone. By the threshold: code may ask whether garbage is collected.
     """
-    collects = gc.isenabled()
-    gc.disable()
+    before = gc.get_threshold()
+    if sys.version_info < (3, 12):
+        gc.set_threshold(0)
     try:
-        return sys._current_frames().get(thread)
+        yield
     finally:
-        if collects:
-            gc.enable()
+        if sys.version_info < (3, 12):
+            gc.set_threshold(*before)
 
 
 def _stack(thread: int) -> Iterator[tuple[FrameType, int]]:
     """The frames of a thread with their lines, outermost first, and what a cell's `await` waits in."""
     frames: list[FrameType] = []
-    frame = _frame_of(thread)
+    frame = sys._current_frames().get(thread)
     while frame is not None:
         frames.append(frame)
         frame = frame.f_back

@@ -208,6 +208,7 @@ class Worker:
         """
         if self.unwelcome and isinstance(lost.exc_value, KeyboardInterrupt):
             self.signal_due = True  # `insist` sends it again
+            self.heard = 0
         else:
             sys.__unraisablehook__(lost)
 
