@@ -255,7 +255,9 @@ def test_a_gpu_whose_memory_cannot_be_restored_costs_time_and_is_said_once(
         modal_service.ask("set", settings={"gpu_restore": "works"})
     assert "[rank 0] here" in shown.lines, shown.error + modal_service.logs()
     assert shown.stdout.count(told) == 1
-    assert [one["checkpointed"] for one in modal_service.containers("Node")] == [kept]
+    assert seen(
+        lambda: [one["checkpointed"] for one in modal_service.containers("Node")] == [kept]
+    )  # one may end still
 
 
 def test_a_node_that_is_taken_away_comes_back_though_its_gpu_cannot_be_restored(

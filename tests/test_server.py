@@ -25,7 +25,7 @@ from pytest_jupyter.jupyter_server import jp_server_cleanup as jp_server_cleanup
 from tornado.httpclient import HTTPClientError, HTTPResponse
 
 from modal_magic import registry
-from modal_magic.errors import RankFailed, SessionError
+from modal_magic.errors import RunInterrupted, SessionError
 from modal_magic.links.client import ATTACH_SECONDS
 from modal_magic.links.thread import LinkThread
 from modal_magic.server.hub import LOOK_SECONDS, Hub, changes
@@ -198,21 +198,29 @@ async def test_a_run_is_seen_as_it_goes_on_and_interrupted(served: Session, jp_f
     await until(over)
 
 
-async def test_a_run_that_was_over_before_anybody_watched_is_shown_as_it_ended(served: Session) -> None:
-    with pytest.raises(RankFailed):
-        served.run("print('here')\nif rank: 1 / 0").wait(30)
+@pytest.mark.parametrize("end", ["interrupted", "running"])
+async def test_a_run_that_began_before_anybody_watched_is_shown_with_what_it_wrote(served: Session, end: str) -> None:
+    run = served.run("import time\nprint('here', flush=True)\ntime.sleep(1000)")
+    while 1 not in run.ranks or not run.ranks[1].output:
+        assert run.events(30)
+    if end == "interrupted":
+        run.interrupt()
+        with pytest.raises(RunInterrupted):
+            run.wait(30)
     links = LinkThread()
     watched = Watched(links, served.connection)
     try:
         watched.attach()
-        shot = await until(
-            lambda: asyncio.to_thread(lambda: found if (found := watched.snapshot()).run_state else None)
-        )
-        assert shot.run_state == "failed"
+
+        async def known() -> bool:
+            return watched.snapshot().run_state == end and bool(watched.log(1, 0)[0])
+
+        await asyncio.wait_for(until(known), 20)
         assert [line[-1] for line in watched.log(1, 0)[0]] == ["here"]
     finally:
         watched.close()
         links.close()
+        run.interrupt()
 
 
 @pytest.fixture
@@ -252,11 +260,14 @@ async def test_the_stream_begins_with_everything_and_goes_on_with_changes(
     assert len(first["served"]["ranks"]) == 2
     source = "import time, modal_magic\nfor i in range(100):\n    modal_magic.report(step=i)\n    time.sleep(0.01)"
     began = asyncio.get_running_loop().time()
-    served.run(source, ranks=[1])
-    count, steps = 0, []
+    run = served.run(source, ranks=[1])
+    count, steps, shown = 0, [], ""
     while True:
         message = await asyncio.wait_for(stream.get(), 20)
         count += 1
+        shown = message.get("served", {}).get("run", shown)
+        if shown != run.id:  # it is an earlier one
+            continue
         rows = message.get("served", {}).get("ranks", {})
         steps += [loop["step"] for loop in (rows["1"]["loops"] if isinstance(rows, dict) and "1" in rows else [])]
         if message.get("served", {}).get("run_state") == "done":

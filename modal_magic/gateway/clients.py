@@ -120,9 +120,7 @@ class Clients:
         if client is None:
             # What was said while nobody was there to hear it, as of nodes that came first, is for whoever comes first.
             is_first = not (self._met or request.watches)
-            shown = {known.run: known.shown for known in runs}
-            if request.watches and not runs:
-                shown = self.runs.last()  # a view shows how the newest one has ended
+            shown = self.runs.to_watch(runs) if request.watches else {known.run: known.shown for known in runs}
             first = 0 if is_first else self.runs.since(shown)
             client = KnownClient(first, first, now)
             if request.since is None:

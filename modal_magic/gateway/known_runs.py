@@ -16,7 +16,7 @@ UNSEEN = 16
 """At most so many runs that ended unseen are told to a new client: the newest."""
 
 WATCHED = 5000
-"""Of the output of a run that is over, who watches is sent what is among so many records."""
+"""Who watches is sent what is among so many records of the output before it came, shown or not: it keeps the newest."""
 
 SHOWN_ONCE = p.Output | p.OutputCut | p.Display | p.RunQueued | p.RunRetried
 """Events of a run that are of use to nobody once they were shown."""
@@ -84,9 +84,10 @@ class KnownRuns:
         if run in self._runs:
             self._runs[run].ended = self._log.newest
 
-    def last(self) -> dict[str, int]:
-        """The newest run, and the number of the record after which the newest part of its output begins."""
-        return {run: max(known.begun, self._log.newest - WATCHED) for run, known in list(self._runs.items())[-1:]}
+    def to_watch(self, told: Collection[p.RunKnown]) -> dict[str, int]:
+        """Of these runs, or of the newest where there are none, the number after which who watches is sent output."""
+        runs = [known.run for known in told] or list(self._runs)[-1:]
+        return {run: max(self._runs[run].begun, self._log.newest - WATCHED) for run in runs}
 
     def since(self, runs: Collection[str]) -> int:
         """The number of the record before the first of these runs."""
