@@ -211,7 +211,7 @@ class RankShell(InteractiveShell):
         first = re.search(r"^.*\S", raw_cell, re.MULTILINE)
         above = raw_cell.count("\n", 0, first.start()) if first else 0
         lines, self._lines_before = self._lines_before + above, 0
-        magic = re.match(r"%%(\w+)", first[0]) if first else None
+        magic = re.match(r"\s*%%(\w*)", first[0]) if first else None
         if magic and first:
             raw_cell = raw_cell[first.start() :]
             if magic[1] in RUN_PYTHON:
@@ -299,7 +299,7 @@ class RankShell(InteractiveShell):
         """Run a cell whose first line is line `first_line` of the notebook's gutter, as In[cell]."""
         self.shown, self.has_raised, self._raised = [], False, None
         self.execution_count = max(cell, 1)
-        self._lines_before, self._captures = first_line - 1, False
+        self._lines_before, self._captures, self.compile.text = first_line - 1, False, ""
         renew()
         result = self.run_cell(source, store_history=True)
         if result.success:

@@ -241,12 +241,14 @@ def test_a_script_that_fails_on_one_rank_fails_its_cell_and_frees_the_others(ran
         ("\n%%time\n1 / 0", 3),
         ("%%capture shown\n\ndef fails():\n    1 / 0\nfails()", 4),
         ("%%capture\n%%time\n1 / 0", 3),
+        ("  %%time\n  1 / 0", 2),
         ("%%bash\nexit 3", 1),
     ],
 )
 def test_what_fails_below_a_magic_fails_its_cell_with_its_line(ranks: Session, cell: str, line: int) -> None:
     with pytest.raises(RankFailed, match=rf"ranks 0-3 raised \w+: .* at cell line {line}\."):
         run(ranks, cell)
+    assert results(run(ranks, "%%!\necho on")) == ["['on']"] * 4
 
 
 def test_a_failure_that_is_captured_frees_the_others(ranks: Session) -> None:
