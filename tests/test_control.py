@@ -114,6 +114,17 @@ def test_an_interrupt_is_heard_wherever_python_runs(book: Notebook, name: str) -
     check_that_all_goes_on(book)
 
 
+def test_an_interrupt_is_heard_whichever_thread_of_the_kernel_is_told_of_it(book: Notebook) -> None:
+    book.run(f"{FOUR}precious = rank")
+    book.run("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})")
+    try:
+        shown, seconds = interrupted(book, "time.sleep(60)")
+    finally:
+        book.run("signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})")
+    assert shown.error == "the run was interrupted (ranks 0-3 at cell line 3); variables are kept on all ranks"
+    assert seconds < 2.0
+
+
 def test_no_time_is_lost_on_the_traceback_of_what_an_interrupt_cancels(book: Notebook) -> None:
     book.run(BEFORE)
     observed = """formatter = get_ipython().InteractiveTB

@@ -36,6 +36,7 @@ GROUND = {
     "live",
     "prices",
     "signals",
+    "waits",
 }
 """What anybody may import; on the ground floor itself there are narrower doors."""
 FREE = {"__init__", "_version"}
@@ -57,6 +58,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "live": {"protocol", "series"},
     "prices": {"errors", "containers", "protocol"},
     "signals": set(),
+    "waits": set(),
     "state": {"protocol", "ranges", "values", "topology", "state"},
     "segments": {"protocol"},
     "links": {"protocol", "links"},

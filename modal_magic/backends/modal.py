@@ -23,6 +23,7 @@ from modal_magic.backends.base import Deployed, Plan, Reached
 from modal_magic.backends.specifications import SessionKeys, make_session_keys, specifications
 from modal_magic.errors import SessionError
 from modal_magic.protocol import Stage
+from modal_magic.waits import result_of
 
 if TYPE_CHECKING:
     from modal_magic.backends.modal_meeting import Ticket
@@ -135,7 +136,7 @@ def _in_thread(
     thread = threading.Thread(target=run, name="modal_magic modal", daemon=True)
     try:
         thread.start()
-        return future.result(seconds)
+        return result_of(future, seconds)
     except TimeoutError:
         raise
     except BaseException:

@@ -14,6 +14,7 @@ from modal_magic.errors import SessionError
 from modal_magic.links.framing import frame, split
 from modal_magic.protocol import Message
 from modal_magic.specs import Here, Ping, Ready, ZygoteWord, decode_zygote_word
+from modal_magic.waits import stepwise
 
 __all__ = ["Zygote", "await_ready", "import_path", "read_at_import", "spawn"]
 
@@ -55,8 +56,10 @@ class Zygote:
     def hear(self) -> ZygoteWord:
         """Read a word, waiting for it. Raises SessionError when none comes any more."""
         assert self.process.stdout is not None
+        said = self.process.stdout.fileno()
         while not self.words:
-            data = os.read(self.process.stdout.fileno(), 1 << 16)
+            stepwise(lambda seconds: bool(select.select([said], [], [], seconds)[0]), None)
+            data = os.read(said, 1 << 16)
             if not data:
                 raise SessionError(f"the process that starts ranks has ended with exit code {self.process.wait()}")
             self.buffer += data

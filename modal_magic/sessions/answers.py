@@ -7,12 +7,12 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Any, TypeVar
 
 from modal_magic import protocol as p
 from modal_magic.errors import GatewayBusy, SessionError, UsageError
 from modal_magic.links.client import Client
+from modal_magic.waits import result_of
 
 __all__ = ["Answer", "Answers"]
 
@@ -43,8 +43,8 @@ class Answers:
             client.ask(make(name, *rest))
             until = time.monotonic() + ANSWER_SECONDS
             while time.monotonic() < until:
-                with contextlib.suppress(FutureTimeout):
-                    return answer.result(1.0)
+                with contextlib.suppress(TimeoutError):
+                    return result_of(answer, 1.0)
                 if client.silent:
                     raise GatewayBusy(f"{client.silence()}. What was asked is done once it does")
             raise GatewayBusy(f"session {client.session!r} has not answered for {ANSWER_SECONDS:g} s")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import queue
 import threading
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Self
 
@@ -27,33 +25,20 @@ from modal_magic.view.snapshot import SessionFacts, Snapshot, where_it_runs
 from modal_magic.view.status import seconds_in_words
 from modal_magic.view.taking import snapshot
 from modal_magic.view.text import TextView
+from modal_magic.waits import stepwise, waited
 
 if TYPE_CHECKING:
     from modal_magic.sessions.session import Session
 
-__all__ = ["Run", "waited"]
+__all__ = ["Run"]
 
 
 REST_CHARACTERS = 20_000
 """While unfinished lines are longer than this in all, nobody is told at every turn how much was shown."""
 
 
-STEP_SECONDS = 0.5
-"""The longest wait that no interrupt ends."""
 UNREAD = 1000
 """So many words on bars and metrics wait for whoever follows the run; the view has all of them in any case."""
-
-
-def waited(event: threading.Event, seconds: float | None) -> bool:
-    """Wait so long (None: for any time) for an event, in steps, and say whether it came.
-
-    On Windows a lock hears no interrupt: the main thread hears it between two steps.
-    """
-    until = math.inf if seconds is None else time.monotonic() + seconds
-    while not event.wait(max(0.0, min(STEP_SECONDS, until - time.monotonic()))):
-        if time.monotonic() >= until:
-            return event.is_set()
-    return True
 
 
 class Run:
@@ -160,13 +145,20 @@ class Run:
         """The events since the last call: waits up to `patience` seconds for the first. For views."""
         found: list[p.Event | p.LiveEvent] = []
         self._unread = 0
-        with contextlib.suppress(queue.Empty):
-            told = self._events.get(timeout=patience)
-            while not self._events.empty():
-                told += self._events.get_nowait()
+
+        def take(seconds: float) -> bool:
+            try:
+                told = self._events.get(timeout=seconds)
+            except queue.Empty:
+                return False
             for number, event in told:
                 self._told = max(self._told, number)
                 found.append(event)
+            return True
+
+        if stepwise(take, patience):
+            while not self._events.empty():
+                take(0.0)
         return found
 
     def shown(self, rest: list[tuple[int, p.Stream, str]]) -> None:
@@ -209,7 +201,7 @@ class Run:
 
     def settled(self, seconds: float) -> bool:
         """Wait for the end of the run, for so many seconds. Whether it is over."""
-        return self._over.wait(seconds)
+        return waited(self._over, seconds)
 
     def _interruption(self) -> str:
         why = f": {self.view.reason}" if self.view.reason else ""

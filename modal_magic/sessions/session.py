@@ -22,11 +22,12 @@ from modal_magic.sessions.answers import Answer, Answers
 from modal_magic.sessions.checking import check_limits, check_lives, check_ranks, check_source, numbers_of
 from modal_magic.sessions.planning import connection_of, plan_of, shape_of
 from modal_magic.sessions.resources import Resources, choose_backend
-from modal_magic.sessions.run import Run, waited
+from modal_magic.sessions.run import Run
 from modal_magic.sessions.runs import SessionRuns
 from modal_magic.sessions.transcript import RunLog, asked
 from modal_magic.view.money import cost_line
 from modal_magic.view.startup import startup_line
+from modal_magic.waits import waited
 
 __all__ = ["Session"]
 
