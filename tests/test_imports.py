@@ -256,7 +256,10 @@ def test_only_the_resources_of_sessions_reach_for_a_backend() -> None:
 def test_only_what_runs_beside_a_rank_imports_torch_or_ipython_at_once() -> None:
     heavy = {
         "torch": {f"frameworks/{name}" for name in ("calls", "ddp", "freeing", "store", "torch", "works")},
-        "IPython": {"notebook/magics", "notebook/magic_options", "notebook/extension", "node/shell"},
+        "IPython": {
+            *(f"notebook/{name}" for name in ("magics", "magic_options", "extension")),
+            *(f"node/{name}" for name in ("shell", "displays", "compiling")),
+        },
         "modal": ON_MODAL,
     }
     for module, allowed in heavy.items():

@@ -6,22 +6,15 @@ import ast
 import asyncio
 import atexit
 import contextlib
-import functools
 import inspect
-import linecache
 import os
 import re
 import runpy
 import sys
 import warnings
-from collections.abc import Callable, Coroutine, Iterable
-from numbers import Integral, Real
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-import msgspec
-from IPython.core.compilerop import CachingCompiler
-from IPython.core.displayhook import DisplayHook
-from IPython.core.displaypub import DisplayPublisher
 from IPython.core.error import UsageError
 from IPython.core.history import HistoryManager
 from IPython.core.inputtransformer2 import leading_empty_lines
@@ -29,7 +22,9 @@ from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets import Type
 from traitlets.config import Config
 
-from modal_magic.node.failure import CELL, is_deep, plain_traceback
+from modal_magic.node.compiling import CellCompiler
+from modal_magic.node.displays import RankDisplayHook, RankDisplayPublisher, as_message
+from modal_magic.node.failure import is_deep, plain_traceback
 from modal_magic.node.progress import Reporter
 from modal_magic.node.stdio import no_debugger, renew
 from modal_magic.protocol import Display
@@ -39,101 +34,6 @@ __all__ = ["RankShell", "make_shell", "rehearse"]
 Publish = Callable[[Display], None]
 RUN_PYTHON = ("capture", "time")
 """Magics whose body is run as it stands, and whose lines are lines of the cell."""
-TIMED = ("<timed eval>", "<timed exec>")
-"""What `%%time` calls its body."""
-
-
-def _as_builtin(value: object) -> object:
-    """What a message can carry, of a value as a `_repr_…_` may have it: numbers of numpy, a subclass of str.
-
-    A kernel of Jupyter takes these too. Raises TypeError for what is no value of JSON at all.
-    """
-    if isinstance(value, str):
-        return str.__str__(value)
-    if callable(as_list := getattr(value, "tolist", None)):
-        return as_list()
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Real):
-        return float(value)
-    if isinstance(value, Iterable):
-        return list(value)
-    raise TypeError(f"a display holds {value!r}, which is no value of JSON")
-
-
-class RankDisplayPublisher(DisplayPublisher):
-    """Sends rich output to the agent in place of a front end."""
-
-    def publish(
-        self,
-        data: dict[str, Any],
-        metadata: dict[str, Any] | None = None,
-        source: str | None = None,
-        *,
-        transient: dict[str, Any] | None = None,
-        update: bool = False,
-        **_: Any,
-    ) -> None:
-        """Publish a bundle of representations, keyed by MIME type."""
-        display_id = (transient or {}).get("display_id")
-        self.shell.show("update" if update else "display", data, metadata or {}, display_id)
-
-    def clear_output(self, wait: bool = False) -> None:
-        """Clear what this cell has displayed."""
-        self.shell.show("clear", {}, {}, None)
-
-
-class RankDisplayHook(DisplayHook):
-    """Sends the value of a cell's last expression to the agent."""
-
-    shell: RankShell
-    exec_result: ExecutionResult | None = None  # no trait: see RankShell
-
-    def write_output_prompt(self) -> None:
-        """The notebook labels the value with its rank instead."""
-
-    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-        """Send the representations of the value."""
-        self.shell.show("result", format_dict, md_dict or {}, None)
-
-    def finish_displayhook(self) -> None:
-        """Nothing was written here that would have to be ended."""
-
-
-class CellCompiler(CachingCompiler):
-    """Names cells as the notebook does, so that a warning or a log record says where it came from: `Cell In[3]:2`."""
-
-    newest = ""
-    text = ""
-    """What tracebacks show of a cell whose body is run by a magic, where it is not empty."""
-    is_body = False
-    """Whether what is compiled next is the body of the newest cell, which is a `%%capture`."""
-
-    def __call__(self, source: Any, filename: str, symbol: str, **options: Any) -> Any:
-        """See codeop.Compile. What `%%time` and the like compile has the name of the cell that it stands in."""
-        return super().__call__(source, self.newest if filename in TIMED else filename, symbol, **options)
-
-    def cache(self, transformed_code: str, number: int = 0, raw_code: str | None = None) -> str:
-        """See CachingCompiler: name a cell, and keep its text for tracebacks."""
-        shown, self.text = self.text, ""
-        if self.is_body:
-            number, shown = self._filename_map[self.newest], "".join(linecache.getlines(self.newest))
-        name: str = super().cache(transformed_code, number, raw_code)
-        if shown:
-            linecache.cache[name] = len(shown), None, shown.splitlines(keepends=True), name
-        return name
-
-    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
-        """A name that no other cell has: numbers begin again with another kernel."""
-        if self.is_body:
-            self.is_body = False
-            return self.newest
-        name, again = f"{CELL}{number}]", 1
-        while name in self._filename_map and "".join(linecache.getlines(name)).rstrip() != transformed_code.rstrip():
-            again += 1
-            name = f"{CELL}{number}] ({again})"
-        self.newest = name
-        return name
 
 
 class RankHistory(HistoryManager):
@@ -289,11 +189,10 @@ class RankShell(InteractiveShell):
 
     def show(self, kind: Any, data: dict[str, Any], metadata: dict[str, Any], display_id: str | None) -> None:
         """Hand one rich output on."""
-        plain = functools.partial(msgspec.to_builtins, enc_hook=_as_builtin)  # of bytes it makes base64
         sys.stdout.flush()
         sys.stderr.flush()
         identity = None if display_id is None else str(display_id)
-        self._publish_display(Display(-1, "", kind, plain(data), plain(metadata), identity))
+        self._publish_display(Display(-1, "", kind, as_message(data), as_message(metadata), identity))
 
     def run(self, source: str, cell: int, first_line: int) -> ExecutionResult:
         """Run a cell whose first line is line `first_line` of the notebook's gutter, as In[cell]."""
