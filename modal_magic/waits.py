@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-__all__ = ["result_of", "stepwise", "waited"]
+__all__ = ["ended", "result_of", "stepwise", "waited"]
 
 Result = TypeVar("Result")
 
@@ -42,3 +43,16 @@ def result_of(future: Future[Result], seconds: float | None = None) -> Result:
     if not waited(done, seconds):
         raise TimeoutError
     return future.result()
+
+
+def ended(process: subprocess.Popen[bytes], seconds: float | None = None) -> bool:
+    """Wait so long (None: for any time) for the end of a process, and say whether it has ended."""
+
+    def attempt(step: float) -> bool:
+        try:
+            process.wait(step)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    return stepwise(attempt, seconds)

@@ -15,7 +15,7 @@ import pytest
 
 from modal_magic.backends.modal import _in_thread
 from modal_magic.backends.zygotes import Zygote
-from modal_magic.waits import result_of, stepwise, waited
+from modal_magic.waits import ended, result_of, stepwise, waited
 
 
 @pytest.fixture
@@ -63,12 +63,16 @@ def test_an_interrupt_ends_a_wait_whichever_thread_is_told_of_it(name: str, inte
 
 
 @pytest.mark.timeout(30)
-def test_an_interrupt_ends_the_wait_for_a_process_that_still_imports(interrupt: Callable[[], None]) -> None:
+@pytest.mark.parametrize("wait", [lambda process: Zygote(process, {}).hear(), ended], ids=["its word", "its end"])
+def test_an_interrupt_ends_the_wait_for_a_process(
+    wait: Callable[[subprocess.Popen[bytes]], object], interrupt: Callable[[], None]
+) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         interrupt()
         with pytest.raises(KeyboardInterrupt):
-            Zygote(process, {}).hear()
+            wait(process)
         process.kill()
+        assert ended(process)
 
 
 def test_a_wait_takes_as_long_as_it_was_told_and_no_longer() -> None:

@@ -19,6 +19,7 @@ from modal_magic.backends.modal_meeting import GATEWAY, Calls, GatewayAt, Meetin
 from modal_magic.backends.modal_trouble import TROUBLE
 from modal_magic.errors import SessionError
 from modal_magic.specs import GatewaySpec, GatewayUp, decode_zygote_word
+from modal_magic.waits import ended
 
 __all__ = ["LOOPBACK", "Gateway", "container", "end_calls", "i6pn_address", "own_gateway"]
 
@@ -54,7 +55,7 @@ class Gateway:
         try:
             if first:
                 with running_gateway(meeting, ticket, i6pn_address()) as process:
-                    process.wait()
+                    ended(process)
         finally:
             calls = meeting.get("calls", Calls)
             meeting.end("it has ended" if first else "its gateway's container was lost")

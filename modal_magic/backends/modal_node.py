@@ -26,6 +26,7 @@ from modal_magic.backends.zygotes import Zygote, await_ready, spawn
 from modal_magic.errors import SessionError
 from modal_magic.protocol import Stage
 from modal_magic.specs import EndNode, StartAgent, Take
+from modal_magic.waits import ended
 
 __all__ = ["ColdNode", "Node"]
 
@@ -165,7 +166,7 @@ def serve_node(
         zygote.tell(Take(folder, os.getcwd(), sys.path, {**os.environ, **own, **more}))
         zygote.tell(StartAgent(spec))
         try:
-            zygote.process.wait()
+            ended(zygote.process)
         except BaseException as error:
             preempted = isinstance(error, KeyboardInterrupt)
             why, grace = ("preempted", GRACE_SECONDS) if preempted else ("cancelled", 0.0)
