@@ -176,6 +176,7 @@ async def test_a_run_is_seen_as_it_goes_on_and_interrupted(served: Session, jp_f
     assert all(row["line"] == 3 and row["memory"] > 10_000_000 for row in shot["ranks"])
     log = await get(jp_fetch, "sessions", "served", "log", rank="1")
     assert [(rank, stream, text) for _, _, rank, stream, text in log["lines"]] == [(1, "stdout", "<b>hello")]
+    assert log["total"] == 1
 
     async def at_line_3() -> Any:  # a rank that is busy may not answer in time
         stacks = json.loads((await post(jp_fetch, "sessions", "served", "stacks")).body)

@@ -19,8 +19,10 @@ function apiOf({ log, stacks }: Given): Api {
   return {
     events: () => new Promise(() => {}),
     act: async () => true,
-    log: async (_session, rank, after) =>
-      after ? { lines: [], total: log?.total ?? 0 } : { lines: (log?.lines ?? []).filter(line => rank === null || line[2] === rank), total: log?.total ?? 0 },
+    log: async (_session, rank, after) => {
+      const lines = (log?.lines ?? []).filter(line => rank === null || line[2] === rank);
+      return { lines: after ? [] : lines, total: rank === null ? (log?.total ?? 0) : lines.length };
+    },
     stacks: async () => stacks ?? {},
     band: async () => ({ steps: [], low: [], mean: [], high: [] })
   };

@@ -105,9 +105,9 @@ class Watched:
         return self._run is not None and not self._run.ended
 
     def log(self, rank: int | None, after: int) -> tuple[list[LogLine], int]:
-        """The lines of the newest run after number `after`, and how many there were in all."""
+        """The lines of the newest run after number `after`, of a rank or of all (None), and how many there were."""
         with self._lock:
-            return self._lines.after(after, rank), self._lines.total
+            return self._lines.after(after, rank), self._lines.total(rank)
 
     def band(self, metric: str) -> Band:
         """The course of a metric on all ranks of the newest run."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 from modal_magic.lines import LineAssembler
 from modal_magic.protocol import Stream
@@ -18,10 +18,11 @@ LogLine = tuple[int, float | None, int, str, str]
 
 
 class NewestLines:
-    """Takes what ranks write as it comes, and keeps whole lines. `total` counts them all."""
+    """Takes what ranks write as it comes, and keeps whole lines."""
 
     def __init__(self) -> None:
-        self.total = 0
+        self._number = 0
+        self._counts: Counter[int] = Counter()
         self._assembler = LineAssembler()
         self._lines: deque[LogLine] = deque(maxlen=LINES)
 
@@ -39,6 +40,11 @@ class NewestLines:
         """The lines behind this number, of a rank or of all (None)."""
         return [line for line in self._lines if line[0] > number and rank in (None, line[2])]
 
+    def total(self, rank: int | None) -> int:
+        """How many lines there were of a rank or of all (None), those that are not kept with them."""
+        return self._number if rank is None else self._counts[rank]
+
     def _keep(self, at: float | None, rank: int, stream: str, text: str) -> None:
-        self.total += 1
-        self._lines.append((self.total, None if at is None else round(at, 3), rank, stream, text[:LINE_CHARACTERS]))
+        self._number += 1
+        self._counts[rank] += 1
+        self._lines.append((self._number, None if at is None else round(at, 3), rank, stream, text[:LINE_CHARACTERS]))

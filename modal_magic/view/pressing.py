@@ -55,7 +55,7 @@ class Pressing:
             case "stacks":
                 return stacks_as_data(session.stacks(SHOWN_FRAMES))
             case "log":
-                return {"lines": self._log(question.rank, question.after), "total": self._lines.total}
+                return {"lines": self._log(question.rank, question.after), "total": self._lines.total(question.rank)}
         return {}
 
     def _log(self, rank: int | None, after: int) -> list[LogLine]:
