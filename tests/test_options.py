@@ -156,6 +156,7 @@ def test_a_line_gives_only_what_it_names() -> None:
         ("output_limit", "123", 123),
         ("output_limit", "OFF", None),
         ("lease", "30min", 1800.0),
+        ("timeout", "500ms", 0.5),
         ("lease", "90s", 90.0),
         ("lease", "2h", 7200.0),
         ("lease", "45", 45.0),
@@ -200,7 +201,7 @@ def test_values_are_taken_as_people_write_them(name: str, text: object, value: o
         ("--env A", "--env: write NAME=VALUE; try --env NCCL_DEBUG=INFO"),
         ("--lease 0", "--lease 0: a lease is longer than 0 and at most 30d; try --lease 30min"),
         ("--timeout 31d", "--timeout 31d: a time limit is longer than 0 and at most 30d; try --timeout 1h"),
-        ("--idle soon", "--idle soon: write a time as a number and s, min, h or d; try --idle 30min"),
+        ("--idle soon", "--idle soon: write a time as a number and ms, s, min, h or d; try --idle 30min"),
         ("--retries 11", "--retries 11: a run has 0 to 10 retries; try --retries 10"),
         (
             "--retry-max-delay 2min",

@@ -18,7 +18,7 @@ __all__ = [
 Idle = float | Literal["auto"] | None
 """How many seconds a session may be without a run: `auto` leaves it to the backend, None is for any time."""
 SIZE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-DURATION_UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+DURATION_UNITS = {"": 1, "ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 LONGEST = 30 * 86400.0
 
 
@@ -105,7 +105,7 @@ def duration(allowed: str, low: float, high: float, example: str) -> Callable[[o
         pattern = r"\s*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*([a-z]*)\s*"
         found = re.fullmatch(pattern, text) if isinstance(text, str) else None
         if found is None or found[2] not in DURATION_UNITS:
-            raise Refused("write a time as a number and s, min, h or d", example)
+            raise Refused("write a time as a number and ms, s, min, h or d", example)
         seconds = float(found[1]) * DURATION_UNITS[found[2]]
         if not low <= seconds <= high:
             raise Refused(allowed, example)
