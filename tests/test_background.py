@@ -123,7 +123,7 @@ def test_an_idle_session_warns_below_the_last_cell_while_nothing_runs(fresh_book
     while "resting" in fresh_book.run("%modal_status").stdout:
         pass
     shown = fresh_book.run("%%modal_distributed\nprint(world_size)")
-    assert "is closed: it had no run for 1.2s (--idle). A new session of the same shape is started" in shown.stdout
+    assert "is closed: it had no run for 1.2s (--idle). A new session like it is started" in shown.stdout
 
 
 @pytest.mark.kernel

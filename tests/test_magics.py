@@ -246,18 +246,20 @@ def test_a_notebook_keeps_its_session_when_the_magics_are_loaded_anew(fresh_book
     assert "this notebook has no session" in fresh_book.run("%modal_logs").error
 
 
-def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape(shapes: Notebook) -> None:
-    shapes.run("%%modal_distributed --replicas 2 --backend local --framework none --session mine\nx = 1")
+def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape_and_its_limits(shapes: Notebook) -> None:
+    shapes.run("%%modal_distributed --replicas 2 --backend local --framework none --session mine --lease 2h\nx = 1")
     with notebook() as other:
         other.run("%load_ext modal_magic")
         assert other.run("%modal_stop mine").stdout == "mine is stopped\n"
     shown = shapes.run("%%modal_distributed\nprint(world_size, 'x' in globals())")
-    assert "is closed: it was stopped. A new session of the same shape is started" in shown.stdout
+    assert "is closed: it was stopped. A new session like it is started" in shown.stdout
     assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2 False", "[rank 1] 2 False"]
+    assert "lease of 2:00:00 not begun" in shapes.run("%modal_status").stdout
     shapes.run("%modal_stop")
     shown = shapes.run("%%modal_distributed\nprint(world_size)")
-    assert "is stopped. A new session of the same shape is started" in shown.stdout
+    assert "is stopped. A new session like it is started" in shown.stdout
     assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2", "[rank 1] 2"]
+    assert "lease of 2:00:00 not begun" in shapes.run("%modal_status").stdout
 
 
 def test_a_session_that_is_up_takes_over_other_limits_and_what_has_no_effect_is_said(fresh_book: Notebook) -> None:

@@ -12,7 +12,7 @@ from modal_magic.notebook.attaching import name_others, refuse_for
 from modal_magic.notebook.interrupts import interrupted_as
 from modal_magic.notebook.notices import say
 from modal_magic.notebook.taking_over import settings_of, take_over
-from modal_magic.options import OPTIONS, Options, Shape, differences, resolve
+from modal_magic.options import OPTIONS, Options, differences, resolve
 from modal_magic.sessions.checking import check_chosen
 from modal_magic.sessions.resources import Resources, choose_backend
 from modal_magic.sessions.session import Session
@@ -21,7 +21,7 @@ from modal_magic.sessions.unread import end_unread
 __all__ = ["NotebookSessions"]
 
 SHAPE = frozenset(option.name for option in OPTIONS if option.scope == "shape")
-SAME_SHAPE = "A new session of the same shape is started"
+LIKE_IT = "A new session like it is started"
 
 
 class NotebookSessions:
@@ -43,7 +43,7 @@ class NotebookSessions:
         self._resources, self._notebook, self._alert, self._attended = resources, notebook, alert, attended
         self._ending: set[str] = set()
         self._settings: dict[str, dict[str, object]] = {}
-        self._stopped: tuple[str, Shape] | None = None
+        self._stopped: tuple[str, dict[str, object]] | None = None
 
     @property
     def names(self) -> tuple[str | None, frozenset[str]]:
@@ -62,14 +62,15 @@ class NotebookSessions:
         if name is None and not SHAPE & given.keys():
             refuse_for(self._resources, self._notebook(), self._attended())
             if self._stopped is not None:
-                stopped, shape = self._stopped
-                say(f"session {stopped!r} is stopped. {SAME_SHAPE}")
-                return self.start(self._wanted(shape, given), None)
+                stopped, as_it_was = self._stopped
+                say(f"session {stopped!r} is stopped. {LIKE_IT}")
+                return self.start(_wanted(as_it_was, given), None)
         known = self.attached.get(name) if isinstance(name, str) else None
+        as_it_was = self._as_it_is(known) if known is not None else {}
         session = self._living(name) if isinstance(name, str) else None
         if session is None:
             # What takes the place of a session that has ended is as that one was, but for what the line says.
-            return self.start(self._wanted(known.shape, given) if known is not None else given, given.get("session"))
+            return self.start(_wanted(as_it_was, given), given.get("session"))
         if not differences(given, session.shape):
             check_chosen(given.get("ranks"), given.get("show"), session.world_size)
             self._settings[session.name] = take_over(session, given, self._settings.get(session.name, {}))
@@ -78,7 +79,7 @@ class NotebookSessions:
                 self.restart(session)
             self.current = session.name
             return session
-        wanted, shape = self._wanted(session.shape, given), session.shape
+        wanted, shape = _wanted(self._as_it_is(session), given), session.shape
         if not given.get("restart"):
             asked = resolve({key: wanted[key] for key in SHAPE & wanted.keys()}).shape()
             raise UsageError(
@@ -90,13 +91,10 @@ class NotebookSessions:
         self._forget(session.name)
         return self.start(wanted, session.name)
 
-    @staticmethod
-    def _wanted(shape: Shape, given: Mapping[str, object]) -> dict[str, object]:
-        """What a line asks for, the rest being of this shape."""
-        wanted = {**{option: getattr(shape, option) for option in SHAPE}, **given}
-        if "gpu" in given and "nproc_per_node" not in given:
-            del wanted["nproc_per_node"]  # it was made for other GPUs
-        return wanted
+    def _as_it_is(self, session: Session) -> dict[str, object]:
+        """The options that make another session like this one: its shape, and its settings as far as they are known."""
+        shape = {option: getattr(session.shape, option) for option in SHAPE}
+        return {**shape, **self._settings.get(session.name, {})}
 
     def _living(self, name: str) -> Session | None:
         """The session of this name if there is one; one that has ended is forgotten, and that is said."""
@@ -111,7 +109,7 @@ class NotebookSessions:
             if isinstance(error, GatewayLost):
                 registry.forget(name)
                 told = f"the gateway of session {name!r} is gone, so what was left of the session is removed"
-            say(f"{told}. {SAME_SHAPE}")
+            say(f"{told}. {LIKE_IT}")
             return None
 
     def start(self, given: Mapping[str, object], name: object) -> Session:
@@ -194,7 +192,7 @@ class NotebookSessions:
     def stop(self, name: str) -> None:
         """End a session, and say how that went. Raises SessionError where it goes on, or may."""
         session = self.attached.get(name)
-        stopped = (name, session.shape) if session is not None and self.current == name else self._stopped
+        stopped = (name, self._as_it_is(session)) if session is not None and self.current == name else self._stopped
         try:
             with interrupted_as(lambda: f"interrupted while {name} was stopped: %modal_status shows what is left"):
                 self.find(name).stop()
@@ -263,6 +261,14 @@ class NotebookSessions:
             with contextlib.suppress(ModalMagicError):
                 session.detach()
         self.attached.clear()
+
+
+def _wanted(as_it_was: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
+    """What a line asks for, the rest being as it was before."""
+    wanted = {**as_it_was, **given}
+    if "gpu" in given and "nproc_per_node" not in given:
+        wanted.pop("nproc_per_node", None)  # it was made for other GPUs
+    return wanted
 
 
 def _left_of_start(names: Collection[str]) -> str:
