@@ -150,7 +150,7 @@ def test_a_lease_that_is_over_ends_the_session() -> None:
     rig.fire("lease")
     assert rig.machine.state is S.CLOSING
     reason = rig.logged(p.SessionChanged)[-1].reason
-    assert reason == "its lease of 10 min ran out with no kernel attached and no run"
+    assert reason == "it had no kernel attached and no run for 10min (--lease)"
 
 
 def test_a_lease_timer_that_comes_too_late_is_ignored() -> None:
@@ -176,7 +176,7 @@ def test_limits_can_be_changed_while_a_session_is_up() -> None:
     rig.feed(s.Asked(b"c", p.SetLimits("q", {"idle": None, "lease": 600.0}), 3000.0))
     assert rig.timers == {"lifetime": 2400.0, "lifetime warning": 2100.0, "lease": 600.0}
     rig.fire("lease")
-    assert reason(rig) == "its lease of 10 min ran out with no kernel attached and no run"
+    assert reason(rig) == "it had no kernel attached and no run for 10min (--lease)"
 
 
 def test_a_limit_that_is_named_again_as_it_is_begins_nothing_anew() -> None:

@@ -79,7 +79,7 @@ class Lease:
         if timer not in self.running:
             return None
         if timer == "lease":
-            return f"its lease of {self.lease / 60:g} min ran out with no kernel attached and no run"
+            return f"it had no kernel attached and no run for {write_duration(self.lease)} (--lease)"
         limit = (self.max_lifetime if timer.startswith("lifetime") else self.idle) or 0.0
         rest, whole = _written(warning_seconds(limit)), write_duration(limit)
         match timer:
