@@ -266,8 +266,9 @@ class NotebookSessions:
 def _wanted(as_it_was: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:
     """What a line asks for, the rest being as it was before."""
     wanted = {**as_it_was, **given}
-    if "gpu" in given and "nproc_per_node" not in given:
-        wanted.pop("nproc_per_node", None)  # it was made for other GPUs
+    for name, follows in {"nproc_per_node": "gpu", "idle": "backend"}.items():
+        if follows in given and name not in given:
+            wanted.pop(name, None)  # it was made for other GPUs, or another place
     return wanted
 
 
