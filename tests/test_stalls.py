@@ -131,6 +131,17 @@ def test_ranks_that_wait_for_one_that_has_finished_do_not_wait_for_each_other() 
     )
 
 
+def test_two_ranks_that_both_receive_from_each_other_are_told_of() -> None:
+    def receives(rank: int, source: int, collective: str = "recv") -> p.RankStack:
+        return waits(rank, collective, rank + 7, group=f"from rank {source}", members=[0, 1])
+
+    assert said(receives(0, 1), receives(1, 0), computes(2)) == (
+        "rank 0 has waited 5 s in recv #12 (from rank 1, cell line 7), "
+        "rank 1 in recv #12 (from rank 0, cell line 8): they wait for each other"
+    )
+    assert said(receives(0, 1, "irecv"), receives(1, 0, "irecv")) == ""  # what each has sent before may be under way
+
+
 def test_a_rank_that_receives_from_whoever_sends_meets_each_send_to_it() -> None:
     send = waits(0, "send", group="to rank 2", members=[0, 2])
     receive = waits(2, "recv", group="from any rank", members=[2])

@@ -17,6 +17,8 @@ LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 5.0
 """How long ranks wait for others before it is said; after that, so long again, then twice that, four times …"""
 TWO_SIDED = ("send", "recv", "isend", "irecv")
+BLOCKING = ("send", "recv")
+"""Of these, two that are the same do not meet; of the others one may be under way in each direction."""
 ONE_SIDED = ("broadcast", "scatter", "gather", "reduce")
 """How the collectives begin that a rank may leave before all others have entered."""
 
@@ -32,10 +34,10 @@ def find_stall(run: str, stacks: Mapping[int, p.RankStack], patience: float) -> 
         if stack.where is not None and stack.where.collective and stack.where.since >= patience
     }
     missing: set[int] = set()
-    for stack in waiting.values():
+    for waiter, stack in waiting.items():
         assert stack.where is not None
-        wanted = stack.where.members or stacks
-        missing |= {rank for rank in wanted if rank in stacks and not _is_there(stacks[rank].where, stack.where)}
+        others = {rank: stacks[rank] for rank in stack.where.members or stacks if rank != waiter and rank in stacks}
+        missing |= {rank for rank, other in others.items() if not _is_there(other.where, stack.where)}
     if not missing:
         return None
     # In a mismatch the ones miss the others: then all of them wait, and nobody is to blame more than another.
@@ -73,6 +75,8 @@ def _is_there(where: p.Whereabouts | None, wanted: p.Whereabouts) -> bool:
     if where is None:
         return False
     if where.collective.startswith(TWO_SIDED) and wanted.collective.startswith(TWO_SIDED):
+        if where.collective == wanted.collective and where.collective in BLOCKING:
+            return False  # both send, or both receive
         # One that receives from whoever sends names itself alone.
         return where.members == wanted.members or (len(where.members) == 1 and where.members[0] in wanted.members)
     here, there = where.collective.removesuffix(p.ASYNC), wanted.collective.removesuffix(p.ASYNC)
