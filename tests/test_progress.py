@@ -116,6 +116,19 @@ def test_the_rate_is_that_of_the_loop_and_its_mean_at_the_end() -> None:
     assert rates[1:] == [pytest.approx(4.0)] * 10
 
 
+def test_no_rate_is_taken_of_two_words_that_come_at_once() -> None:
+    rig = Rig()
+    reporter = rig.reporter()
+    reporter.move(1, "", 0, 100)
+    for step in range(1, 40):
+        rig.now += 0.125
+        reporter.move(1, "", step - 1, 100)  # `set_postfix` shows the bar, whose count tqdm has not moved yet
+        rig.now += 1e-5
+        reporter.move(1, "", step, 100)
+    rates = [event.rate for event in rig.said if isinstance(event, p.Progress) and event.rate is not None]
+    assert max(rates) <= 8.1 and rates[-1] == pytest.approx(8.0, rel=0.05)
+
+
 def test_a_bar_that_goes_back_begins_anew() -> None:
     rig = Rig()
     reporter = rig.reporter()

@@ -17,6 +17,8 @@ REPORTED = 0
 """The number of the bar that `report(step=…)` moves; those of loops are counted from 1."""
 INTERVAL_SECONDS = 0.1
 """A bar or a metric is told so often at most."""
+LEAST_SECONDS = 0.05
+"""No rate is taken of a shorter time: a bar is told twice at once where code sets its text just as tqdm shows it."""
 EVENTS_PER_SECOND = 4096
 """All ranks together tell a bar so often at most, so that a thousand ranks do not flood their gateway."""
 LABEL_CHARACTERS = 80
@@ -34,21 +36,26 @@ def _number(value: Any) -> float | None:
 
 @dataclass(slots=True)
 class Bar:
-    """One loop of a cell as it was last told: `began` at `first`, and the smoothed rate in steps a second."""
+    """One loop of a cell: `began` at `first`, last `told` at a time, and the smoothed rate in steps a second.
+
+    The rate was last taken `at` a time, when the loop stood at `last`.
+    """
 
     number: int
     first: float
     began: float
     last: float
     at: float
+    told: float = 0.0
     rate: float | None = None
 
     def advance(self, current: float, now: float) -> float | None:
         """The rate after moving to `current`. Bars that go back begin anew."""
+        self.told = now
         seconds = now - self.at
         if current < self.last:
             self.first, self.began, self.last, self.at, self.rate = current, now, current, now, None
-        if seconds <= 0 or (self.rate is None and current == self.first):
+        if seconds < LEAST_SECONDS or (self.rate is None and current == self.first):
             return self.rate
         newest = (current - self.last) / seconds
         overall = (current - self.first) / (now - self.began)
@@ -93,7 +100,7 @@ class Reporter:
     def may_move(self, number: int) -> bool:
         """Whether a bar may be told again, for owners that do not limit themselves."""
         bar = self.told.get(number)
-        return bar is None or self.clock() - bar.at >= self.interval
+        return bar is None or self.clock() - bar.told >= self.interval
 
     def report(self, step: float | None, total: float | None, metrics: dict[str, object]) -> None:
         """Take what `modal_magic.report` was given. A value that comes too soon is told later, or overtaken."""
