@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from modal_magic import registry
 from modal_magic.ranges import parse_ranks
 from tests.conftest import STOP_OWN
+from tests.support.eventually import until
 from tests.support.notebook import Notebook, notebook
 
 pytestmark = pytest.mark.kernel
@@ -257,9 +259,64 @@ def test_what_takes_the_place_of_a_session_that_was_stopped_has_its_shape_and_it
     assert "lease of 2:00:00 not begun" in shapes.run("%modal_status").stdout
     shapes.run("%modal_stop")
     shown = shapes.run("%%modal_distributed\nprint(world_size)")
-    assert "is stopped. A new session like it is started" in shown.stdout
+    assert "session 'mine' was stopped. A new session like it is started" in shown.stdout
     assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2", "[rank 1] 2"]
-    assert "lease of 2:00:00 not begun" in shapes.run("%modal_status").stdout
+    assert "mine: ready" in (told := shapes.run("%modal_status").stdout) and "lease of 2:00:00 not begun" in told
+
+
+INTERRUPTED_STOP = """import os, signal
+from modal_magic.sessions.session import Session
+finish = Session._finish
+def interrupted(self, *given):
+    Session._finish = finish
+    os.kill(os.getpid(), signal.SIGINT)
+    finish(self, *given)
+Session._finish = interrupted
+"""
+
+
+def test_an_interrupt_of_a_stop_or_a_replacement_loses_no_shape(shapes: Notebook) -> None:
+    shapes.run("%%modal_distributed --replicas 2 --backend local --framework none --session cut --lease 2h\nx = 1")
+    for line, size in (("%modal_stop", 2), ("%%modal_distributed --restart --replicas 3\npass", 3)):
+        shapes.run(INTERRUPTED_STOP)
+        assert shapes.run(line).error.startswith("interrupted while cut was stopped")
+        until(lambda: not registry.folder_of("cut").exists())
+        shown = shapes.run("%%modal_distributed\nprint(world_size, 'x' in globals())")
+        assert "session 'cut' was stopped. A new session like it is started" in shown.stdout
+        assert f"[rank {size - 1}] {size} False" in shown.lines
+        assert "cut: ready" in (told := shapes.run("%modal_status").stdout) and "lease of 2:00:00" in told
+    shapes.run("%modal_stop")
+
+
+def test_an_interrupt_of_a_start_loses_no_shape(fresh_book: Notebook) -> None:
+    fresh_book.run("import os, signal, modal_magic.sessions.session as sessions\nplan_of = sessions.plan_of")
+    fresh_book.run(
+        "def cut(*given):\n  sessions.plan_of = plan_of; os.kill(os.getpid(), signal.SIGINT); return plan_of(*given)"
+    )
+    fresh_book.run("sessions.plan_of = cut")
+    began = fresh_book.run("%%modal_distributed --replicas 2 --backend local --framework none --session begun\npass")
+    assert began.error.startswith("the start of the session was interrupted")
+    shown = fresh_book.run("%%modal_distributed\nprint(world_size)")
+    assert "the start of a session was interrupted. A new session like it is started" in shown.stdout
+    assert [line for line in shown.lines if line.startswith("[rank")] == ["[rank 0] 2", "[rank 1] 2"]
+
+
+def test_a_kernel_that_attached_knows_the_limits_of_the_session(shapes: Notebook) -> None:
+    line = "%%modal_distributed --replicas 2 --backend local --framework none --session known"
+    shapes.run(f"{line} --lease 2h --idle 3h --max-lifetime 12h\nx = 1")
+    with notebook() as other:
+        other.run("%load_ext modal_magic")
+        other.run("%modal_attach known")
+        other.run("%modal_stop")
+        assert "[rank 1] 2" in other.run("%%modal_distributed\nprint(world_size)").lines
+        told = other.run("%modal_status").stdout
+        assert (
+            "known: ready" in told
+            and "lease of 2:00:00" in told
+            and "2:59:5" in told
+            and "in any case in 11:59" in told
+        )
+        other.run("%modal_stop")
 
 
 def test_a_session_that_is_up_takes_over_other_limits_and_what_has_no_effect_is_said(fresh_book: Notebook) -> None:

@@ -227,12 +227,19 @@ def test_a_rank_that_holds_up_the_end_of_a_cell_is_named_once() -> None:
     done = p.RankStack(0, "done")
     assert told_of(done, STOPPED) == [f"rank 0 has finished the cell; rank 1 has not: it is stopped (SIGSTOP){ADVICE}"]
     assert told_of(done, HOLDS_GIL, p.RankStack(2, "exited"), computes(3, function="save")) == [
-        "ranks 0,2 have finished the cell; rank 3 has not: it is at cell line 4, in save" + ADVICE,
         "ranks 0,2 have finished the cell; rank 1 has not: it does not answer: C code computes and holds the GIL; "
         f"rank 3 has not: it is at cell line 4, in save{ADVICE}",
     ]
     moves = p.RankStack(1, "running", p.Whereabouts(4, since=0.5))
     assert told_of(done, moves) == []
+
+
+def test_a_rank_that_comes_to_the_end_soon_after_the_others_is_not_named_however_long_it_was_at_its_line() -> None:
+    watch = StallWatch()
+    watch.due("run", 0.0)
+    assert watch.news({0: computes(0), 1: computes(1)}, 20.0) is None
+    assert watch.news({0: p.RankStack(0, "done"), 1: computes(1)}, 21.0) is None
+    assert watch.news({0: p.RankStack(0, "done"), 1: computes(1)}, 21.0 + PATIENCE_SECONDS) is not None
 
 
 def test_a_stopped_rank_is_named_also_while_others_compute() -> None:

@@ -334,10 +334,18 @@ def end_node(zygote: Zygote, reason: str, grace: float = 0.0) -> None:
         tell_agent(agent, Leave(reason, grace))
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder is that of our session still: a new session may have its name as soon as the gateway is gone."""
+    try:
+        return os.path.samestat(os.fstat(2), (folder / "zygote.log").stat())
+    except OSError:
+        return False
+
+
 def gateway_ended(zygote: Zygote, status: int) -> None:
     """The session is over. What a gateway that died could not tidy is tidied here; its log stays to be read."""
     end_node(zygote, "its gateway is gone")
-    if zygote.folder is None:
+    if zygote.folder is None or not is_ours(zygote.folder):
         return
     if status == 0 or not zygote.settled:
         shutil.rmtree(zygote.folder, ignore_errors=True)

@@ -5,13 +5,22 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from modal_magic import config, registry
-from modal_magic.errors import GatewayBusy, GatewayLost, ModalMagicError, SessionGone, UsageError, VersionMismatch
+from modal_magic.errors import (
+    GatewayBusy,
+    GatewayLost,
+    ModalMagicError,
+    SessionError,
+    SessionGone,
+    UsageError,
+    VersionMismatch,
+)
 from modal_magic.notebook.attaching import name_others, refuse_for
 from modal_magic.notebook.interrupts import interrupted_as
 from modal_magic.notebook.notices import say
-from modal_magic.notebook.taking_over import settings_of, take_over
+from modal_magic.notebook.taking_over import LASTING, limits_of, settings_of, take_over
 from modal_magic.options import OPTIONS, Options, differences, resolve
 from modal_magic.sessions.checking import check_chosen
 from modal_magic.sessions.resources import Resources, choose_backend
@@ -22,6 +31,15 @@ __all__ = ["NotebookSessions"]
 
 SHAPE = frozenset(option.name for option in OPTIONS if option.scope == "shape")
 LIKE_IT = "A new session like it is started"
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """The session that was here before: how it ended, as a sentence, its name, and the options that make another."""
+
+    ended: str
+    name: str | None
+    options: Mapping[str, object]
 
 
 class NotebookSessions:
@@ -43,7 +61,7 @@ class NotebookSessions:
         self._resources, self._notebook, self._alert, self._attended = resources, notebook, alert, attended
         self._ending: set[str] = set()
         self._settings: dict[str, dict[str, object]] = {}
-        self._stopped: tuple[str, dict[str, object]] | None = None
+        self._before: Before | None = None
 
     @property
     def names(self) -> tuple[str | None, frozenset[str]]:
@@ -61,16 +79,15 @@ class NotebookSessions:
         name = given.get("session") or self.current
         if name is None and not SHAPE & given.keys():
             refuse_for(self._resources, self._notebook(), self._attended())
-            if self._stopped is not None:
-                stopped, as_it_was = self._stopped
-                say(f"session {stopped!r} is stopped. {LIKE_IT}")
-                return self.start(_wanted(as_it_was, given), None)
+            if (before := self._before) is not None:
+                say(f"{before.ended}. {LIKE_IT}")
+                return self.start(_wanted(before.options, given), _if_free(before.name))
         known = self.attached.get(name) if isinstance(name, str) else None
         as_it_was = self._as_it_is(known) if known is not None else {}
         session = self._living(name) if isinstance(name, str) else None
         if session is None:
             # What takes the place of a session that has ended is as that one was, but for what the line says.
-            return self.start(_wanted(as_it_was, given), given.get("session"))
+            return self.start(_wanted(as_it_was, given), given.get("session") or _if_free(name))
         if not differences(given, session.shape):
             check_chosen(given.get("ranks"), given.get("show"), session.world_size)
             self._settings[session.name] = take_over(session, given, self._settings.get(session.name, {}))
@@ -87,7 +104,13 @@ class NotebookSessions:
                 "--restart to replace it (its variables are lost), or --session NAME to start another beside it"
             )
         self._options(wanted, session.name)  # raises what makes no sense before anything is lost
-        session.stop()
+        try:
+            with interrupted_as(lambda: f"interrupted while {session.name} was stopped, which another was to replace"):
+                session.stop()
+        except KeyboardInterrupt:  # it ends all the same
+            self._forget(session.name)
+            self._before = _left(f"session {session.name!r} was stopped", session.name, wanted)
+            raise
         self._forget(session.name)
         return self.start(wanted, session.name)
 
@@ -122,9 +145,13 @@ class NotebookSessions:
             )
         others = registry.living()
         before = set(registry.names())
-        with interrupted_as(lambda: _left_of_start(set(registry.names()) - before)):
-            session = self._use(Session.start(self._resources, options, self._notebook()))
-        self.current, self._stopped = session.name, None
+        try:
+            with interrupted_as(lambda: _left_of_start(set(registry.names()) - before)):
+                session = self._use(Session.start(self._resources, options, self._notebook()))
+        except KeyboardInterrupt:
+            self._before = _left("the start of a session was interrupted", options.session, given)
+            raise
+        self.current, self._before = session.name, None
         if others:
             there = name_others(self._resources, self._notebook(), others)
             print(f"{session.name} is a new session, {session.shape}. {there}", file=sys.stderr, flush=True)
@@ -158,6 +185,8 @@ class NotebookSessions:
         session = self._known(name)
         if session is None:
             session = self._use(Session.attach(name, self._resources))
+            with contextlib.suppress(SessionError):
+                self._settings[name] = limits_of(session.status())
         return session
 
     @staticmethod
@@ -191,11 +220,13 @@ class NotebookSessions:
 
     def stop(self, name: str) -> None:
         """End a session, and say how that went. Raises SessionError where it goes on, or may."""
-        session = self.attached.get(name)
-        stopped = (name, self._as_it_is(session)) if session is not None and self.current == name else self._stopped
+        before = self._before
         try:
             with interrupted_as(lambda: f"interrupted while {name} was stopped: %modal_status shows what is left"):
-                self.find(name).stop()
+                session = self.find(name)
+                if self.current == name:
+                    before = Before(f"session {name!r} was stopped", name, self._as_it_is(session))
+                session.stop()
             say(f"{name} is stopped")
         except VersionMismatch:
             end_unread(name, self._resources)
@@ -205,16 +236,17 @@ class NotebookSessions:
             say(f"the gateway of session {name!r} is gone, so what was left of the session is removed")
         except GatewayBusy:
             if registry.gateway_lives(registry.read(name)) is not None:
+                before = None
                 raise
             say(
                 f"session {name!r} cannot be reached, so nothing says that it has ended: if it is still up, it ends "
                 "when its lease is over. The key to it on this machine is removed"
             )
             registry.forget(name)
-            stopped = None
-        finally:
+            before = None
+        finally:  # also after an interrupt: it ends all the same
             self._forget(name)
-        self._stopped = stopped
+            self._before = before
 
     def let_go(self, name: str) -> None:
         """Let go of a session that this kernel waits for nothing of, so that it is told anew what goes on there."""
@@ -261,6 +293,15 @@ class NotebookSessions:
             with contextlib.suppress(ModalMagicError):
                 session.detach()
         self.attached.clear()
+
+
+def _left(ended: str, name: str | None, given: Mapping[str, object]) -> Before:
+    return Before(ended, name, {option: given[option] for option in LASTING & given.keys()})
+
+
+def _if_free(name: object) -> str | None:
+    """The name of a session that has ended, for the one that takes its place, unless somebody has taken it."""
+    return name if isinstance(name, str) and not registry.folder_of(name).exists() else None
 
 
 def _wanted(as_it_was: Mapping[str, object], given: Mapping[str, object]) -> dict[str, object]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from modal_magic.notebook.notices import say
 from modal_magic.options import OPTIONS, resolve
+from modal_magic.protocol import Status
 from modal_magic.reading import format_line
 from modal_magic.sessions.session import Session
 
-__all__ = ["say_what_only_cells_use", "settings_of", "take_over"]
+__all__ = ["LASTING", "limits_of", "say_what_only_cells_use", "settings_of", "take_over"]
 
 LIMITS = ("lease", "idle", "max_lifetime")
 """What a session takes over at any time."""
@@ -20,6 +21,9 @@ AT_START = tuple(
 )
 """What it is told at its start only."""
 
+LASTING = frozenset((*LIMITS, *AT_START, *(option.name for option in OPTIONS if option.scope == "shape")))
+"""What makes another session like one."""
+
 
 def settings_of(given: Mapping[str, object], backend: str) -> dict[str, object]:
     """The options of a line that are a session's own and no part of its shape; `idle` auto is what that stands for."""
@@ -27,6 +31,13 @@ def settings_of(given: Mapping[str, object], backend: str) -> dict[str, object]:
     if found.get("idle") == "auto":
         found["idle"] = resolve(found).idle_on(backend)
     return found
+
+
+def limits_of(status: Status) -> dict[str, object]:
+    """The limits of a session that another kernel has started."""
+    left = status.lifetime_left
+    lifetime = None if left is None else float(round(status.uptime + left))
+    return {"lease": status.lease, "idle": status.idle, "max_lifetime": lifetime}
 
 
 def take_over(session: Session, given: Mapping[str, object], known: Mapping[str, object]) -> dict[str, object]:

@@ -206,7 +206,10 @@ class Run:
     def _interruption(self) -> str:
         why = f": {self.view.reason}" if self.view.reason else ""
         if not self.view.ranks:
-            return f"the run was taken out of the queue before it began{why}; nothing of it ran"
+            told = f"the run was taken out of the queue before it began{why}; nothing of it ran"
+            if self.session.state == "launching":
+                told += f". Session {self.session.name!r} goes on to start: %modal_stop ends it"
+            return told
         places: dict[str, list[int]] = {}
         for rank in self.view.ranks.values():
             if rank.state == "interrupted":

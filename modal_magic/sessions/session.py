@@ -275,8 +275,8 @@ class Session:
         self.backend_name = choose_backend(options.backend)
         backend = self._resources.backend(self.backend_name)
         name = registry.claim(options.session)
-        plan = plan_of(name, options, self.backend_name)
         try:
+            plan = plan_of(name, options, self.backend_name)
             reached = backend.start(plan)
             connection = connection_of(plan, self.backend_name, reached, notebook)
             try:

@@ -21,6 +21,8 @@ BLOCKING = ("send", "recv")
 """Of these, two that are the same do not meet; of the others one may be under way in each direction."""
 ONE_SIDED = ("broadcast", "scatter", "gather", "reduce")
 """How the collectives begin that a rank may leave before all others have entered."""
+FINISHED = ("done", "exited")
+STOPPED = "is stopped"
 
 
 def find_stall(run: str, stacks: Mapping[int, p.RankStack], patience: float) -> p.Stalled | None:
@@ -61,8 +63,8 @@ def find_laggards(run: str, stacks: Mapping[int, p.RankStack], still: Collection
     `still` are the ranks that have not moved for a while. A process that is stopped holds everyone up, one that
     computes only those that have finished.
     """
-    finished = [stack for stack in stacks.values() if stack.state in ("done", "exited")]
-    late = [stacks[rank] for rank in sorted(still) if finished or stacks[rank].silent.startswith("is stopped")]
+    finished = [stack for stack in stacks.values() if stack.state in FINISHED]
+    late = [stacks[rank] for rank in sorted(still) if finished or stacks[rank].silent.startswith(STOPPED)]
     return p.Stalled(run, finished, late) if late else None
 
 
@@ -97,13 +99,14 @@ class StallWatch:
     pause: float = PATIENCE_SECONDS
     told: object = None
     still: dict[int, float] = field(default_factory=dict)
+    finished: float | None = None
     exited: set[tuple[str, int]] = field(default_factory=set)
 
     def due(self, run: str | None, now: float) -> bool:
         """Whether the ranks of the run that goes on (None: there is none) are to be asked where they are."""
         if run != self.run:
             self.run, self.next_look, self.told = run, now + LOOK_SECONDS, None
-            self.silent_until, self.pause, self.still = 0.0, PATIENCE_SECONDS, {}
+            self.silent_until, self.pause, self.still, self.finished = 0.0, PATIENCE_SECONDS, {}, None
             self.exited = {exit for exit in self.exited if exit[0] == run}
         if run is None or now < self.next_look:
             return False
@@ -116,6 +119,10 @@ class StallWatch:
             return None
         # A rank that says nothing does not say since when, so that is noted here.
         self.still = {rank: self.still.get(rank, now) for rank, stack in stacks.items() if stack.silent}
+        if not any(stack.state in FINISHED for stack in stacks.values()):
+            self.finished = None
+        elif self.finished is None:
+            self.finished = now
         if now < self.silent_until:
             return None
         stall = find_stall(self.run, stacks, PATIENCE_SECONDS)
@@ -124,6 +131,8 @@ class StallWatch:
         else:
             late = {rank for rank, since in self.still.items() if now - since >= PATIENCE_SECONDS}
             late |= {rank for rank, stack in stacks.items() if _stays(stack)}
+            if self.finished is None or now - self.finished < PATIENCE_SECONDS:  # nobody has waited for long
+                late = {rank for rank in late if stacks[rank].silent.startswith(STOPPED)}
             stall = find_laggards(self.run, stacks, late)
             # Where they are is no news: who computes comes to other lines, and it is the others who wait.
             gist = stall and [(stack.rank, stack.silent) for stack in stall.missing]

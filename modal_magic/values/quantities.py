@@ -106,7 +106,9 @@ def duration(allowed: str, low: float, high: float, example: str) -> Callable[[o
         found = re.fullmatch(pattern, text) if isinstance(text, str) else None
         if found is None or found[2] not in DURATION_UNITS:
             raise Refused("write a time as a number and ms, s, min, h or d", example)
-        seconds = float(found[1]) * DURATION_UNITS[found[2]]
+        seconds, unit = float(found[1]), DURATION_UNITS[found[2]]
+        if unit != 1:
+            seconds = float(f"{seconds * unit:.15g}")  # 4.1min are 246 s, not 245.99999999999997
         if not low <= seconds <= high:
             raise Refused(allowed, example)
         return seconds
