@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from modal_magic import registry
 from modal_magic.containers import Containers
 from modal_magic.errors import RankFailed, SessionError, UsageError
 from modal_magic.options import Options
@@ -231,6 +233,28 @@ def test_nodes_that_stay_in_the_queue_are_named_and_nothing_goes_on(
     try:
         shown = modal_book.run("%%modal_distributed --replicas 2 --backend modal --startup-timeout 40s\npass")
         assert re.search(r"nodes? (0|1|0-1) of 2 (is|are) still queued after 40 s", shown.error)
+        assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
+    finally:
+        modal_service.ask("set", settings={"held": {}})
+
+
+@pytest.mark.kernel
+def test_a_cell_that_is_taken_back_while_nodes_are_queued_says_that_its_session_goes_on_to_start(
+    modal_book: Notebook, modal_service: Handle
+) -> None:
+    modal_service.ask("set", settings={"held": {"Node": modal_service.ask("started", name="Node") + 1}})
+    try:
+        began = time.monotonic()
+        sent = modal_book.send("%%modal_distributed --replicas 2 --backend modal\npass")
+        assert seen(lambda: bool(registry.names()))
+        name = registry.names()[0]
+        watching = Session.attach(name, watches=True)
+        assert seen(lambda: bool((status := watching.status()).run or status.queued))
+        watching.detach()
+        modal_book.manager.interrupt_kernel()
+        shown = modal_book.collect(sent, began)
+        assert shown.error.endswith(f"nothing of it ran. Session {name!r} goes on to start: %modal_stop ends it")
+        assert modal_book.run("%modal_stop").stdout == f"{name} is stopped\n"
         assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
     finally:
         modal_service.ask("set", settings={"held": {}})
