@@ -20,7 +20,7 @@ from modal_magic.errors import GatewayBusy
 from modal_magic.sessions.session import Resources
 from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen, until
-from tests.support.modal_service import modal_book
+from tests.support.modal_service import modal_book, settings
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook
 from tests.support.processes import ours
@@ -36,16 +36,6 @@ pytestmark = [
 
 ROUND_TRIP = 0.08
 LINES = 10_000
-
-
-@contextmanager
-def settings(service: Handle, usual: dict[str, object], **changed: object) -> Iterator[None]:
-    """Have the emulator be otherwise for the time of this context."""
-    service.ask("set", settings=changed)
-    try:
-        yield
-    finally:
-        service.ask("set", settings=usual)
 
 
 def test_far_away_a_short_cell_takes_about_one_round_trip_and_no_line_is_lost(

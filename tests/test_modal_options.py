@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from modal_magic.options import Options
 from modal_magic.sessions.session import Resources, Session
 from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
-from tests.support.modal_service import modal_book
+from tests.support.modal_service import modal_book, settings
 from tests.support.namespaces import possible
 from tests.support.notebook import Notebook
 from tests.support.training import begun
@@ -225,25 +226,28 @@ def test_options_that_cannot_go_together_are_refused_before_anything_starts(
         Options(**options)  # type: ignore[arg-type]
 
 
+@contextmanager
+def one_node_queued(service: Handle) -> Iterator[None]:
+    """Of the nodes that are asked for within this context one comes, and the others stay in Modal's queue."""
+    with settings(service, {"held": {}}, held={"Node": service.ask("started", name="Node") + 1}):
+        yield
+
+
 @pytest.mark.kernel
 def test_nodes_that_stay_in_the_queue_are_named_and_nothing_goes_on(
     modal_book: Notebook, modal_service: Handle
 ) -> None:
-    modal_service.ask("set", settings={"held": {"Node": modal_service.ask("started", name="Node") + 1}})
-    try:
+    with one_node_queued(modal_service):
         shown = modal_book.run("%%modal_distributed --replicas 2 --backend modal --startup-timeout 40s\npass")
         assert re.search(r"nodes? (0|1|0-1) of 2 (is|are) still queued after 40 s", shown.error)
         assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
-    finally:
-        modal_service.ask("set", settings={"held": {}})
 
 
 @pytest.mark.kernel
 def test_a_cell_that_is_taken_back_while_nodes_are_queued_says_that_its_session_goes_on_to_start(
     modal_book: Notebook, modal_service: Handle
 ) -> None:
-    modal_service.ask("set", settings={"held": {"Node": modal_service.ask("started", name="Node") + 1}})
-    try:
+    with one_node_queued(modal_service):
         began = time.monotonic()
         sent = modal_book.send("%%modal_distributed --replicas 2 --backend modal\npass")
         assert seen(lambda: bool(registry.names()))
@@ -256,8 +260,6 @@ def test_a_cell_that_is_taken_back_while_nodes_are_queued_says_that_its_session_
         assert shown.error.endswith(f"nothing of it ran. Session {name!r} goes on to start: %modal_stop ends it")
         assert modal_book.run("%modal_stop").stdout == f"{name} is stopped\n"
         assert seen(lambda: not modal_service.containers() and modal_service.ask("queued") == {})
-    finally:
-        modal_service.ask("set", settings={"held": {}})
 
 
 @pytest.mark.kernel

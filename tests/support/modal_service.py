@@ -1,8 +1,9 @@
-"""A notebook that reaches the emulator of Modal."""
+"""A notebook that reaches the emulator of Modal, and the emulator as it is not usual."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -10,7 +11,17 @@ from tests.modal_emulator.handle import Handle
 from tests.support.eventually import seen
 from tests.support.notebook import Notebook, notebook
 
-__all__ = ["modal_book"]
+__all__ = ["modal_book", "settings"]
+
+
+@contextmanager
+def settings(service: Handle, usual: dict[str, object], **changed: object) -> Iterator[None]:
+    """Have the emulator be otherwise for the time of this context."""
+    service.ask("set", settings=changed)
+    try:
+        yield
+    finally:
+        service.ask("set", settings=usual)
 
 
 @pytest.fixture
